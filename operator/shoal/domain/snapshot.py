@@ -19,7 +19,7 @@ class Brakes:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The world at `now` (seconds since the epoch): the services that share pools, those pools, every profile that may apply.
+    """The world at `now` (seconds since the epoch): services that share pools, those pools, every profile that may apply.
 
     Profiles of a service's own namespace come before those of the operator's namespace.
     """
