@@ -11,17 +11,23 @@ from shoal.domain.service import Service
 
 @dataclass(frozen=True, slots=True)
 class Brakes:
-    """Operator-wide limits on change. `paused` freezes every target."""
+    """Operator-wide limits on change.
+
+    `paused` freezes every target. `shrink_after_seconds` is both how long a lower rate must have lasted and how long ago the
+    last move must be before replicas are given back.
+    """
 
     paused: bool = False
     max_concurrent_moves: int | None = None
+    shrink_after_seconds: float = 120.0
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The world at `now` (seconds since the epoch): services that share pools, those pools, every profile that may apply.
+    """The world at one instant, `now` (seconds since the epoch).
 
-    Profiles of a service's own namespace come before those of the operator's namespace.
+    The services share the pools; `profiles` are all that may apply: those of a service's own namespace count before those of
+    the operator's.
     """
 
     now: float
