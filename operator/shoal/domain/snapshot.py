@@ -13,7 +13,8 @@ from shoal.domain.service import Service
 class Brakes:
     """Operator-wide limits on change.
 
-    `paused` freezes every target. `shrink_after_seconds` is both how long a lower rate must have lasted and how long ago the
+    `paused` freezes every target. `shrink_after_seconds` is both how long a lower rate must have lasted and how long
+    ago the
     last move must be before replicas are given back.
     """
 
@@ -26,7 +27,8 @@ class Brakes:
 class Snapshot:
     """The world at one instant, `now` (seconds since the epoch).
 
-    The services share the pools; `profiles` are all that may apply: those of a service's own namespace count before those of
+    The services share the pools; `profiles` are all that may apply: those of a service's own namespace count before
+    those of
     the operator's.
     """
 
