@@ -2,12 +2,14 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+DEMO_FLAGS ?=
+PYTEST_FLAGS ?=
 .DEFAULT_GOAL := help
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: help
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{split($$1, t, ":"); printf "  make %-10s %s\n", t[1], $$2}'
 
 $(VENV)/.ready: requirements.lock pyproject.toml
 	@echo "Installing Shoal and its tools into $(VENV) (about a minute the first time) ..."
@@ -20,7 +22,39 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 .PHONY: setup
 setup: $(VENV)/.ready ## Make .venv with shoal, kubectl-shoal and the tools
 
+.PHONY: binaries
+binaries: setup ## Build and cache the embedded control plane and helm (about 12 minutes the first time on two cores)
+	@$(BIN)/python -m e2e.binaries
+
+.PHONY: demo
+demo: binaries ## The main job in about four minutes: DEMO_FLAGS='--json' or '--keep'
+	@$(BIN)/python -m e2e.demo $(DEMO_FLAGS)
+
+.PHONY: check
+check: setup ## Style, types, layers, generated files
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m shoal.api.generate --check
+
+.PHONY: test
+test: check binaries ## Everything CI runs
+	$(BIN)/pytest $(PYTEST_FLAGS)
+
+.PHONY: quick
+quick: setup ## The pure tests alone
+	$(BIN)/pytest -m 'not cluster and not long' $(PYTEST_FLAGS)
+
+.PHONY: bench
+bench: binaries ## The figures of the README, measured on this machine
+	$(BIN)/python -m bench
+
 .PHONY: lock
 lock: ## Resolve requirements.lock again from pyproject.toml
 	$(BIN)/uv pip compile -q --upgrade --generate-hashes --no-emit-index-url --no-annotate --no-header --universal \
 		--python-version 3.11 --extra dev pyproject.toml -o requirements.lock
+
+.PHONY: clean
+clean: ## Remove .venv and caches of this checkout (the built binaries stay in the user's cache)
+	rm -rf $(VENV) .venv-scan .run .mypy_cache .ruff_cache .pytest_cache .hypothesis
