@@ -1,0 +1,1 @@
+"""The main job in a few minutes: simulated engines; real API server, scheduler, Envoy."""
