@@ -1,0 +1,1 @@
+"""End-to-end parts: the embedded control plane, the devcluster and the scenarios that run on it."""

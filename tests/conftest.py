@@ -1,0 +1,38 @@
+"""Fixtures of the whole suite: real control planes, started once per test session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from e2e.devcluster import Config, DevCluster
+
+
+def _session_directory(factory: pytest.TempPathFactory, name: str) -> Path:
+    """Return a directory that all pytest-xdist workers of this session share."""
+    base = factory.getbasetemp()
+    shared = base.parent if base.name.startswith("popen-") else base
+    return shared / name
+
+
+def _run(request: pytest.FixtureRequest, directory: Path, config: Config) -> Iterator[DevCluster]:
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    cluster = DevCluster(config, directory=directory)
+    with capture.global_and_fixture_disabled():
+        cluster.start()
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture(scope="session")
+def control_plane(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevCluster]:
+    """The real control plane without nodes: nothing runs, everything else is as in any cluster."""
+    yield from _run(request, _session_directory(tmp_path_factory, "control-plane"), Config(nodes=()))
+
+
+@pytest.fixture(scope="session")
+def devcluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevCluster]:
+    """A devcluster with the default nodes: four H100 by DRA, four L40S by device plugin, one node without GPUs."""
+    yield from _run(request, _session_directory(tmp_path_factory, "devcluster"), Config(crash_back_off_seconds=0.5))
