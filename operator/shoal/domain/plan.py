@@ -132,6 +132,7 @@ class Explanation:
     rejected: tuple[RejectedOption, ...] = ()
     message: str = ""  # one sentence with numbers and, where something is wrong, the way out
     derating: Mapping[str, float] = field(default_factory=dict)  # replica name -> capacity left, 1.0 is full
+    mix_wanted_since: float | None = None  # for Memory
 
 
 @dataclass(frozen=True, slots=True)

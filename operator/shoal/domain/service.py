@@ -186,6 +186,8 @@ class Memory:
     last_move_at: float | None = None
     last_mix_change_at: float | None = None
     startup_p90_seconds: float | None = None
+    mix_wanted_since: float | None = None  # a cheaper mix has been worth its move in every plan since then
+    traffic_seen: bool = False  # requests have arrived once: the declared workload no longer counts
 
 
 @dataclass(frozen=True, slots=True)
