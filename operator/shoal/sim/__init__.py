@@ -1,0 +1,1 @@
+"""Simulated engines, fleets and traffic: in real time behind HTTP, and in virtual time behind the real `decide()`."""

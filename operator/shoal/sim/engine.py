@@ -1,0 +1,326 @@
+"""Continuous batching as vLLM's scheduler does it, as a state machine in time.
+
+Nothing here reads a clock: `advance(now)` computes everything that happened until `now`. The simulated server calls
+it with the time of day, the virtual-time kernel with its own. Steps during which the batch does not change are taken
+in one stride, so the cost goes with arrivals and departures, not with tokens.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from shoal.domain.profile import StepModel
+from shoal.sim.steps import Speed, Stride, make_decode_stride, mixed_seconds
+
+
+class QueueFullError(Exception):
+    """The waiting queue is at its limit: try another engine."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLimits:
+    """What bounds one engine. Blocks of `block_size` tokens; `max_waiting` None: no bound, as in vLLM."""
+
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    kv_blocks: int
+    block_size: int = 16
+    max_waiting: int | None = None
+
+    def __post_init__(self) -> None:
+        if min(self.max_num_seqs, self.kv_blocks, self.block_size) < 1:
+            raise ValueError(f"every limit is at least 1: {self}")
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            raise ValueError(
+                f"max_num_batched_tokens ({self.max_num_batched_tokens}) must be at least max_num_seqs "
+                f"({self.max_num_seqs})"
+            )
+
+    def blocks_for(self, tokens: int) -> int:
+        """Blocks that hold so many tokens."""
+        return -(-tokens // self.block_size)
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """One request inside the engine. Instants are in the caller's seconds."""
+
+    prompt_tokens: int
+    output_tokens: int
+    arrived_at: float
+    to_prefill: int = 0  # tokens still to be computed before the next one can be generated
+    generated: int = 0
+    blocks: int = 0
+    scheduled_at: float | None = None
+    first_token_at: float | None = None
+    finished_at: float | None = None
+    stalled_since: float | None = None  # its last token, while it is preempted or recomputed
+    preemptions: int = 0
+    aborted: bool = False
+
+    @property
+    def context(self) -> int:
+        """Tokens whose keys and values the next step reads or writes."""
+        return self.prompt_tokens + self.generated
+
+
+@dataclass(slots=True)
+class Report:
+    """What one stride did. `gaps`: (seconds between two tokens of a sequence, how many such)."""
+
+    at: float
+    steps: int
+    seconds: float
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    gaps: list[tuple[float, int]] = field(default_factory=list)
+    started: list[Sequence] = field(default_factory=list)
+    ended: list[Sequence] = field(default_factory=list)
+
+
+class Engine:
+    """One engine: a waiting queue, a running batch, a KV cache.
+
+    The caller alternates `advance(now)` with `submit`, `abort` and `set_speed` at that same `now`, which never goes
+    backwards.
+    """
+
+    def __init__(self, model: StepModel, limits: EngineLimits, *, longest_stride: int = 1_000_000) -> None:
+        self.model = model
+        self.limits = limits
+        self.speed = Speed()
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []
+        self.preemptions = 0
+        self._longest_stride = longest_stride
+        self._stride: Stride | None = None
+        self._chunks: dict[Sequence, int] = {}  # prompt tokens that the present step computes
+        self._blocks_used = 0
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing runs or waits."""
+        return not self.running and not self.waiting
+
+    @property
+    def wake_at(self) -> float | None:
+        """When to call `advance` next if nothing else happens; None: never."""
+        return self._stride.end if self._stride else None
+
+    def submit(self, prompt_tokens: int, output_tokens: int, now: float) -> Sequence:
+        """Queue a request.
+
+        Raises QueueFullError, and ValueError for a request that could never run.
+        """
+        if prompt_tokens < 1 or output_tokens < 1:
+            raise ValueError("a request has at least one prompt token and asks for at least one token")
+        if self.limits.blocks_for(prompt_tokens + output_tokens) > self.limits.kv_blocks:
+            raise ValueError("the request does not fit into the KV cache")
+        if self._is_full():
+            raise QueueFullError
+        sequence = Sequence(prompt_tokens, output_tokens, arrived_at=now, to_prefill=prompt_tokens)
+        self.waiting.append(sequence)
+        if self._stride is None:
+            self._begin(now)
+        elif len(self.waiting) == 1 and len(self.running) < self.limits.max_num_seqs:
+            self._cut(now)
+        return sequence
+
+    def abort(self, sequence: Sequence, now: float) -> None:
+        """Drop a request: at once while it waits, after the present step while it runs."""
+        if sequence.finished_at is not None:
+            return
+        sequence.aborted = True
+        if sequence in self.running:
+            self._cut(now)
+        else:
+            self.waiting.remove(sequence)
+            sequence.finished_at = now
+            self._cut(now)  # the next in the queue may fit where this one did not
+
+    def set_speed(self, speed: Speed, now: float) -> None:
+        """Run at another speed from the next step on."""
+        if speed != self.speed:
+            self.speed = speed
+            self._cut(now)
+
+    def advance(self, now: float) -> list[Report]:
+        """Everything that ended by `now`, in order."""
+        reports = []
+        while self._stride is not None and self._stride.end <= now:
+            reports.append(self._finish_stride(self._stride))
+        return reports
+
+    def generated_by(self, sequence: Sequence, now: float) -> int:
+        """Tokens that a sequence has generated at `now`, those within the present stride included."""
+        if self._stride is None or self._chunks or sequence.finished_at is not None or sequence.blocks == 0:
+            return sequence.generated
+        return sequence.generated + self._stride.steps_by(now)
+
+    def kv_usage_at(self, now: float) -> float:
+        """Share of the KV cache in use."""
+        used = self._blocks_used
+        if self._stride is not None and not self._chunks:
+            used = self._blocks_after(min(self._stride.steps_by(now) + 1, self._stride.steps))
+        return used / self.limits.kv_blocks
+
+    def output_tokens_in_flight(self, now: float) -> int:
+        """Tokens generated within the present stride, which no report has counted yet."""
+        if self._stride is None or self._chunks:
+            return 0
+        return self._stride.steps_by(now) * len(self.running)
+
+    def _is_full(self) -> bool:
+        bound = self.limits.max_waiting
+        if bound is None:
+            return False
+        free_seats = max(0, self.limits.max_num_seqs - len(self.running))
+        return len(self.waiting) >= bound + free_seats
+
+    def _cut(self, now: float) -> None:
+        """Let the present stride end with the step that is running at `now`."""
+        stride = self._stride
+        if stride is not None:
+            self._stride = Stride(
+                stride.start, min(stride.steps, stride.steps_by(now) + 1), stride.first, stride.growth
+            )
+
+    def _begin(self, at: float) -> None:
+        """Schedule the next step, or stride, at the boundary `at`."""
+        preempted = self._make_room(at)
+        self._chunks = self._schedule_prompts(at, may_admit=not preempted)
+        if not self.running:
+            self._stride = None
+            return
+        decoding = [sequence for sequence in self.running if not sequence.to_prefill]
+        context = sum(sequence.context for sequence in decoding)
+        if self._chunks:
+            prompts = sum(self._chunks.values())
+            seconds = mixed_seconds(
+                self.model, self.speed, decoding=len(decoding), context=context, prompt_tokens=prompts
+            )
+            self._stride = Stride(at, 1, seconds)
+        else:
+            steps = 1 if preempted else self._steps_that_fit()
+            self._stride = make_decode_stride(
+                self.model, self.speed, start=at, steps=steps, decoding=len(decoding), context=context
+            )
+
+    def _schedule_prompts(self, at: float, *, may_admit: bool) -> dict[Sequence, int]:
+        """Prompt tokens of the next step: sequences already admitted first, then from the queue, in order."""
+        budget = self.limits.max_num_batched_tokens - sum(not s.to_prefill for s in self.running)
+        chunks: dict[Sequence, int] = {}
+        for sequence in self.running:
+            if sequence.to_prefill and budget > 0:
+                chunks[sequence] = min(sequence.to_prefill, budget)
+                budget -= chunks[sequence]
+        while may_admit and self.waiting and budget > 0 and self._admits(self.waiting[0]):
+            sequence = self.waiting.popleft()
+            self._admit(sequence, at)
+            chunks[sequence] = min(sequence.to_prefill, budget)
+            budget -= chunks[sequence]
+        return chunks
+
+    def _admits(self, sequence: Sequence) -> bool:
+        free = self.limits.kv_blocks - self._blocks_used
+        return len(self.running) < self.limits.max_num_seqs and self.limits.blocks_for(sequence.to_prefill) <= free
+
+    def _admit(self, sequence: Sequence, at: float) -> None:
+        sequence.blocks = self.limits.blocks_for(sequence.to_prefill)
+        self._blocks_used += sequence.blocks
+        if sequence.scheduled_at is None:
+            sequence.scheduled_at = at
+        self.running.append(sequence)
+
+    def _make_room(self, at: float) -> bool:
+        """Preempt the youngest until one more token of each sequence fits, as vLLM does; it is computed anew later."""
+        preempted = False
+        while self._blocks_after(1) > self.limits.kv_blocks:
+            self._preempt(self.running[-1], at)
+            preempted = True
+        for sequence in self.running:
+            sequence.blocks = self._blocks_of(sequence, 1)
+        self._blocks_used = sum(sequence.blocks for sequence in self.running)
+        return preempted
+
+    def _preempt(self, sequence: Sequence, at: float) -> None:
+        self.running.remove(sequence)
+        self._release(sequence)
+        sequence.to_prefill = sequence.context
+        sequence.preemptions += 1
+        if sequence.generated and sequence.stalled_since is None:
+            sequence.stalled_since = at
+        self.preemptions += 1
+        self.waiting.appendleft(sequence)
+
+    def _release(self, sequence: Sequence) -> None:
+        self._blocks_used -= sequence.blocks
+        sequence.blocks = 0
+
+    def _blocks_of(self, sequence: Sequence, steps: int) -> int:
+        if sequence.to_prefill:
+            return sequence.blocks
+        return -(-(sequence.context + steps - 1) // self.limits.block_size)
+
+    def _blocks_after(self, steps: int) -> int:
+        """Blocks in use during the last of so many more steps of every decoding sequence."""
+        return sum(self._blocks_of(sequence, steps) for sequence in self.running)
+
+    def _steps_that_fit(self) -> int:
+        """Steps until the first sequence ends, or a block would be missing."""
+        most = min(*(s.output_tokens - s.generated for s in self.running), self._longest_stride)
+        if self._blocks_after(most) <= self.limits.kv_blocks:
+            return most
+        fits, too_many = 1, most
+        while too_many - fits > 1:
+            middle = (fits + too_many) // 2
+            if self._blocks_after(middle) <= self.limits.kv_blocks:
+                fits = middle
+            else:
+                too_many = middle
+        return fits
+
+    def _finish_stride(self, stride: Stride) -> Report:
+        at, seconds = stride.end, stride.end - stride.start
+        report = Report(at, stride.steps, seconds, prompt_tokens=sum(self._chunks.values()))
+        decoding = 0
+        for sequence in self.running:
+            if sequence.to_prefill:
+                self._finish_chunk(sequence, report)
+            else:
+                sequence.generated += stride.steps
+                decoding += 1
+        if decoding:
+            report.output_tokens += decoding * stride.steps
+            report.gaps.append((seconds / stride.steps, decoding * stride.steps))
+        self._dismiss(report)
+        self._begin(at)
+        return report
+
+    def _finish_chunk(self, sequence: Sequence, report: Report) -> None:
+        sequence.to_prefill -= self._chunks.get(sequence, 0)
+        if sequence.to_prefill:
+            return
+        sequence.generated += 1
+        report.output_tokens += 1
+        if sequence.first_token_at is None:
+            sequence.first_token_at = report.at
+            report.started.append(sequence)
+        elif sequence.stalled_since is not None:
+            report.gaps.append((report.at - sequence.stalled_since, 1))
+        sequence.stalled_since = None
+
+    def _dismiss(self, report: Report) -> None:
+        """Let those go that have all their tokens, or were aborted."""
+        staying = []
+        for sequence in self.running:
+            done = not sequence.to_prefill and sequence.generated >= sequence.output_tokens
+            if not done and not sequence.aborted:
+                staying.append(sequence)
+                continue
+            sequence.aborted = not done
+            sequence.finished_at = report.at
+            self._release(sequence)
+            report.ended.append(sequence)
+        self.running = staying
