@@ -60,13 +60,15 @@ ParameterCount = Annotated[
 ]
 """`7.6B`, `125M`: never zero."""
 
+LABEL_KEY: Final = "a label key is an optional DNS prefix with / and a name of letters, digits, -, _ and ."
+
 QualifiedName = Annotated[
     str,
     Field(
         min_length=1,
         max_length=317,
         pattern=rf"^({LABEL}(\.{LABEL})*/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$",
-        description="a label key is an optional DNS prefix with / and a name of letters, digits, -, _ and .",
+        description=LABEL_KEY,
     ),
 ]
 """Key of a label or taint."""

@@ -9,10 +9,12 @@ from typing import Any, Final, Literal, TypeVar
 
 import yaml
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from shoal.api.base import API_VERSION, GROUP, Resource
 from shoal.api.crds import DEFINITIONS
 from shoal.api.errors import ApiError
+from shoal.api.fields import LABEL_KEY
 
 R = TypeVar("R", bound=Resource)
 
@@ -87,8 +89,9 @@ def _items(document: Any, place: str) -> Sequence[Mapping[str, Any]]:
 
 
 def _api_error(error: ValidationError, where: str) -> ApiError:
-    first, *others = error.errors(include_url=False, include_context=False)
-    message = first["msg"].removeprefix("Value error, ")
+    details = error.errors(include_url=False, include_context=False)
+    first, *others = [detail for detail in details if not _is_above_another(detail["loc"], details)]
+    message = LABEL_KEY if first["loc"][-1:] == ("[key]",) else first["msg"].removeprefix("Value error, ")
     given = first["input"]
     if not isinstance(given, dict | list) and first["type"] not in ("missing", "extra_forbidden"):
         message += f", not {json.dumps(given)[:80]}"
@@ -98,8 +101,13 @@ def _api_error(error: ValidationError, where: str) -> ApiError:
     return ApiError(message, where=where, field=_path(first["loc"]), advice=advice)
 
 
+def _is_above_another(location: tuple[str | int, ...], details: Sequence[ErrorDetails]) -> bool:
+    """A list is reported as too short when its items are wrong: only the items matter."""
+    return any(other["loc"][: len(location)] == location and len(other["loc"]) > len(location) for other in details)
+
+
 def _path(location: Sequence[str | int]) -> str:
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location if part != "[key]")
     return text.lstrip(".")
 
 
