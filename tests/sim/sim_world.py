@@ -97,7 +97,7 @@ async def running_server(directory: Path, *arguments: str, **variables: str) -> 
         finally:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
-            await process.wait()
+            await process.communicate()
 
 
 async def start(directory: Path, *arguments: str, **variables: str) -> asyncio.subprocess.Process:
