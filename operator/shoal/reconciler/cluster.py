@@ -48,9 +48,9 @@ async def load_configuration() -> Configuration:
     """Read `KUBECONFIG` if set, else the pod's service account. Tokens are read again when they change."""
     settings = Configuration()
     if os.environ.get("KUBECONFIG"):
-        await config.load_kube_config(client_configuration=settings)
+        await config.load_kube_config(client_configuration=settings)  # type: ignore[no-untyped-call]
     else:
-        config.load_incluster_config(client_configuration=settings)
+        config.load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call]
     settings.connection_pool_maxsize = 64
     settings.retries = None
     return settings
@@ -62,13 +62,13 @@ class Cluster:
     def __init__(self, configuration: Configuration, permit: WritePermit) -> None:
         self._permit = permit
         self.api_client = ApiClient(configuration)
-        self._dynamic = DynamicClient(self.api_client)
+        self._dynamic = DynamicClient(self.api_client)  # type: ignore[no-untyped-call]
         self._renewal = asyncio.Lock()
         self.writes = 0
 
     async def close(self) -> None:
         """Close all connections."""
-        await self.api_client.close()
+        await self.api_client.close()  # type: ignore[no-untyped-call]
 
     async def get(self, place: Place, namespace: str | None, name: str) -> Object | None:
         """GET an object; None when it is not there."""
@@ -79,7 +79,7 @@ class Cluster:
                 return None
             raise
 
-    async def list(
+    async def list_chunks(
         self, place: Place, namespace: str | None = None, *, selector: str = "", fields: str = ""
     ) -> AsyncIterator[tuple[list[Object], int]]:
         """LIST in chunks: yields (objects, resourceVersion of the whole list). Consistent over all chunks."""
@@ -105,7 +105,7 @@ class Cluster:
         self, place: Place, namespace: str | None = None, *, selector: str = "", fields: str = ""
     ) -> list[Object]:
         """LIST everything at once."""
-        chunks = self.list(place, namespace, selector=selector, fields=fields)
+        chunks = self.list_chunks(place, namespace, selector=selector, fields=fields)
         return [item async for items, _ in chunks for item in items]
 
     async def discover(self, group: str, version: str) -> frozenset[str]:
@@ -197,7 +197,7 @@ class Cluster:
             self.api_client.configuration.refresh_api_key_hook = fresh.refresh_api_key_hook
 
     def _path(self, place: Place, namespace: str | None, name: str | None = None, subresource: str = "") -> str:
-        resource = Resource(
+        resource = Resource(  # type: ignore[no-untyped-call]
             prefix="apis" if place.group else "api",
             group=place.group,
             api_version=place.version,
@@ -206,5 +206,5 @@ class Cluster:
             namespaced=place.namespaced,
             client=self._dynamic,
         )
-        path: str = resource.path(name=name, namespace=namespace)
+        path: str = resource.path(name=name, namespace=namespace)  # type: ignore[no-untyped-call]
         return f"{path}/{subresource}" if subresource else path

@@ -255,6 +255,10 @@ def _ours(name: str, plural: str, *, namespaced: bool) -> Kind[Custom]:
     return Kind(name, GROUP, (VERSION,), plural, namespaced, trim_custom)
 
 
+def trim_nothing(raw: Raw) -> None:
+    """Keep nothing: names and labels are enough."""
+
+
 _DRA = "resource.k8s.io"
 _COMPONENTS = ",".join((COMPONENT_ENGINE, COMPONENT_GPU_AGENT, COMPONENT_ROUTER))
 
@@ -264,14 +268,13 @@ ENGINE_CLASS = _ours("EngineClass", "engineclasses", namespaced=False)
 MODEL_PROFILE = _ours("ModelProfile", "modelprofiles", namespaced=True)
 POD = Kind("Pod", "", ("v1",), "pods", True, trim_pod, selector=f"{LABEL_COMPONENT} in ({_COMPONENTS})")
 NODE = Kind("Node", "", ("v1",), "nodes", False, trim_node)
+NAMESPACE = Kind("Namespace", "", ("v1",), "namespaces", False, trim_nothing)
 DEPLOYMENT = Kind(
     "Deployment", "apps", ("v1",), "deployments", True, trim_deployment, selector=f"{LABEL_MANAGED_BY}={MANAGER}"
 )
 CLAIM = Kind("ResourceClaim", _DRA, ("v1",), "resourceclaims", True, trim_claim, optional=True)
 SLICE = Kind("ResourceSlice", _DRA, ("v1",), "resourceslices", False, trim_slice, optional=True)
-TAINT_RULE = Kind(
-    "DeviceTaintRule", _DRA, ("v1", "v1beta2"), "devicetaintrules", False, trim_taint_rule, optional=True
-)
+TAINT_RULE = Kind("DeviceTaintRule", _DRA, ("v1", "v1beta2"), "devicetaintrules", False, trim_taint_rule, optional=True)
 
 CUSTOM: tuple[Kind[Custom], ...] = (MODEL_SERVICE, GPU_POOL, ENGINE_CLASS, MODEL_PROFILE)
-WATCHED: tuple[Kind[Any], ...] = (*CUSTOM, POD, NODE, DEPLOYMENT, CLAIM, SLICE, TAINT_RULE)
+WATCHED: tuple[Kind[Any], ...] = (*CUSTOM, POD, NODE, NAMESPACE, DEPLOYMENT, CLAIM, SLICE, TAINT_RULE)
