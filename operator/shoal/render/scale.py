@@ -13,7 +13,7 @@ _MOST_EXPENDABLE: Final = -1_000_000
 def make_scale(*, namespace: str, name: str, uid: str, replicas: int) -> dict[str, Any]:
     """What manager `shoal-scale` applies, with force, to the variant with this UID.
 
-    The UID makes the API server refuse (409) to touch a Deployment that was made again meanwhile, or to make one.
+    The UID makes the API server refuse to touch a Deployment that was made again meanwhile (422), or to make one (409).
     """
     return {
         "apiVersion": "apps/v1",
