@@ -13,7 +13,7 @@ from shoal.api.gpu_pool import GPUPool
 from shoal.api.model_service import ModelService
 from shoal.domain.configuration import Configuration, Placement
 from shoal.domain.profile import ModelFacts
-from shoal.render.memory import MemoryShare, compute_memory_share, round_weights
+from shoal.render.memory import MemoryShare, compute_memory_share
 from shoal.render.names import ANNOTATION_CONFIGURATION, short_hash
 
 SourceKind = Literal["HuggingFace", "PersistentVolumeClaim", "OCIImage"]
@@ -91,7 +91,7 @@ def compute_identity(recipe: Recipe) -> str:
             "sharing": pool.sharing if is_shared else None,
             "nodes": pool.nodes.to_dict() if pool.nodes else {},
             "memory": pool.memory.to_dict(),
-            "weights": round_weights(recipe.facts) if is_shared and recipe.facts else None,
+            "weights": _round(recipe.facts.weights_bytes) if is_shared and recipe.facts else None,
             "engine": recipe.engine.spec.model_dump(
                 mode="json", exclude_none=True, exclude=_CLASS_FIELDS_BESIDE_THE_POD
             ),
@@ -140,6 +140,11 @@ _NUMBERS: Final = {
 def placement_of(deployment: Mapping[str, Any]) -> Placement | None:
     """`parse_placement` of a whole object."""
     return parse_placement(deployment.get("metadata", {}).get("annotations") or {})
+
+
+def _round(weights_bytes: float) -> int:
+    """Weights in units of 256 MiB: a slightly better estimate is no reason to roll pods."""
+    return round(weights_bytes / 2**28)
 
 
 def _without(content: dict[str, Any], *keys: str) -> dict[str, Any]:
