@@ -21,12 +21,17 @@ class EngineTarget:
 
 @dataclass(frozen=True, slots=True)
 class RouterTarget:
-    """One Envoy of a namespace; `port` is that of its statistics. Name draining ones too: they finish requests."""
+    """One Envoy of a namespace; `port` is that of its statistics.
+
+    Name draining ones too: they still get requests over open connections. The silence of one that is not ready is no
+    gap.
+    """
 
     namespace: str
     pod: str
     address: str
     port: int = 9442
+    ready: bool = True
 
 
 @dataclass(frozen=True, slots=True)
