@@ -47,8 +47,8 @@ class Place:
 async def load_configuration() -> Configuration:
     """Read `KUBECONFIG` if set, else the pod's service account. Tokens are read again when they change."""
     settings = Configuration()
-    if os.environ.get("KUBECONFIG"):
-        await config.load_kube_config(client_configuration=settings)  # type: ignore[no-untyped-call]
+    if path := os.environ.get("KUBECONFIG"):
+        await config.load_kube_config(path, client_configuration=settings)  # type: ignore[no-untyped-call]
     else:
         config.load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call]
     settings.connection_pool_maxsize = 64

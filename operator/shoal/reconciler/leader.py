@@ -10,6 +10,7 @@ import logging
 from datetime import UTC, datetime
 from typing import Any, Protocol, cast
 
+from kubernetes.aio.client import V1Lease, V1ObjectMeta
 from kubernetes.aio.client.exceptions import ApiException
 from kubernetes.aio.leaderelection.leaderelectionrecord import LeaderElectionRecord
 from kubernetes.aio.leaderelection.resourcelock.leaselock import LeaseLock
@@ -113,12 +114,18 @@ class Elector:
         if not found:
             if not isinstance(answer, ApiException) or answer.status != 404:
                 raise RuntimeError(f"reading the lease: {getattr(answer, 'reason', answer)}")
-            return await asyncio.wait_for(lock.create(lock.name, lock.namespace, self._record(None)), REQUEST_SECONDS)
+            await asyncio.wait_for(self._create(), REQUEST_SECONDS)
+            return True
         record = cast(LeaderElectionRecord, answer)
         if self._is_held_by_other(record):
             self._guard.revoke()
             return False
         return await asyncio.wait_for(lock.update(lock.name, lock.namespace, self._record(record)), REQUEST_SECONDS)
+
+    async def _create(self) -> None:
+        """Create the Lease; LeaseLock.create of kubernetes 37.0 fails on its own argument `pretty`."""
+        lease = V1Lease(metadata=V1ObjectMeta(name=self._lock.name), spec=self._lock.update_lease(self._record(None)))
+        await self._lock.api_instance.create_namespaced_lease(self._lock.namespace, lease)
 
     def _is_held_by_other(self, record: LeaderElectionRecord) -> bool:
         """Whether somebody else holds the lease, judged by our clock alone: from when we saw its last change."""

@@ -115,6 +115,8 @@ class Watcher:
 
     async def _operate(self, ours: asyncio.AbstractEventLoop, places: Places) -> None:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        # What ended kopf is raised here; its other tasks would each tell the same with a stack.
+        loop.set_exception_handler(lambda _, context: logger.debug("kopf: %s", context.get("message")))
         assert task is not None
         self._stop = lambda: _call_soon(loop, task.cancel)
         await kopf.operator(
@@ -156,7 +158,7 @@ def make_settings(places: Places) -> kopf.OperatorSettings:
     settings.networking.error_backoffs = _Backoffs()
     settings.networking.request_timeout = 60.0
     settings.networking.connect_timeout = 5.0
-    settings.watching.server_timeout = 290.0
+    settings.watching.server_timeout = 290  # the API server refuses "290.0"
     settings.watching.chunk_size = 500
     settings.queueing.idle_timeout = 1.0
     for kind, place in places.items():
