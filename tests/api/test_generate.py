@@ -108,6 +108,7 @@ def test_names_are_written_as_kubernetes_writes_them(python: str, kubernetes: st
         (tuple[int, ...], Field(description="x"), "maxItems"),
         (Annotated[tuple[str, ...], atomic(3)], Field(description="x"), "maxLength"),
         (tuple[int, int], Field(description="x"), "list"),
+        (float, Field(description="x", ge=0.5, le=2), "whole"),
         (bool, Field(True, description="x"), "default"),
         (bool, Field(), "description"),
         (Annotated[int, Field(ge=0, le=9, multiple_of=3)], Field(description="x"), "multipleOf"),

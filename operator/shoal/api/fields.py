@@ -102,13 +102,19 @@ Timestamp = Annotated[
         min_length=20,
         max_length=35,
         pattern=(r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})$"),
-        json_schema_extra={"format": "date-time"},
     ),
 ]
-"""RFC 3339."""
+"""RFC 3339, by pattern: with `format: date-time` the API server lets an empty list pass as a string."""
 
-TensorParallel = Literal[1, 2, 4, 8]
-EnginesPerGPU = Literal[1, 2, 4, 8]
+
+def _refuse_boolean(value: Any) -> Any:
+    if isinstance(value, bool):  # True == 1 in Python, not in JSON
+        raise ValueError("a number is needed, not a boolean")
+    return value
+
+
+TensorParallel = Annotated[Literal[1, 2, 4, 8], BeforeValidator(_refuse_boolean)]
+EnginesPerGPU = Annotated[Literal[1, 2, 4, 8], BeforeValidator(_refuse_boolean)]
 
 GPUCount = Annotated[int, Field(ge=0, le=100_000)]
 Replicas = Annotated[int, Field(ge=0, le=1000)]
@@ -138,7 +144,7 @@ _CPU_PATTERN: Final = r"^[0-9]{1,6}(m|\.[0-9]{1,3})?$"
 
 def parse_quantity(text: str) -> Decimal:
     """The number behind a Kubernetes quantity (`80Gi`, `500m`, `4`). The text has passed its pattern."""
-    number = text.rstrip("kmMGTi")
+    number = text.rstrip("kmMGTKi")
     return Decimal(number) * _QUANTITY_SUFFIXES[text[len(number) :]]
 
 

@@ -159,7 +159,7 @@ class Datasheet(Shape):
 
     memory_bandwidth_gbs: float = Field(ge=1, le=1_000_000, description="Memory bandwidth in gigabytes per second.")
     dense_tflops_16_bit: float = Field(
-        ge=0.1, le=1_000_000, description="Dense 16-bit operations, in 10^12 per second (without sparsity)."
+        gt=0, le=1_000_000, description="Dense 16-bit operations, in 10^12 per second (without sparsity)."
     )
 
 

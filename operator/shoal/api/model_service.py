@@ -102,7 +102,7 @@ class Objectives(Shape):
     )
     itl_milliseconds: float | None = Field(
         None,
-        ge=0.5,
+        gt=0,
         le=60_000,
         description="Longest mean gap between the tokens of one answer, in milliseconds. The percentile counts "
         "requests, not single gaps.",

@@ -14,8 +14,8 @@ from shoal.api.base import Resource, Rule, Shape
 Json = dict[str, Any]
 
 INT_OR_STRING: Final = "x-kubernetes-int-or-string"
-_STRING_KEYS: Final = ("format", "pattern", "minLength", "maxLength", "enum")
-_NUMBER_KEYS: Final = ("format", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "enum")
+_STRING_KEYS: Final = ("pattern", "minLength", "maxLength", "enum")
+_NUMBER_KEYS: Final = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "enum")
 _LIST_KEYS: Final = ("minItems", "maxItems", "x-kubernetes-list-type", "x-kubernetes-list-map-keys")
 _IGNORED: Final = ("title", "default", "additionalProperties", "propertyNames", "items", "properties", "required")
 
@@ -201,6 +201,8 @@ def _make_number(node: Json, path: str) -> Json:
             bounds[exclusive] = True
     if "enum" not in bounds and not {"minimum", "maximum"} <= bounds.keys():
         raise SchemaError(f"{path}: a number needs minimum and maximum")
+    if any(bounds.get(key, 0) != int(bounds.get(key, 0)) for key in ("minimum", "maximum")):
+        raise SchemaError(f"{path}: bounds must be whole: the API server cuts off the fraction for whole values")
     return {"type": node["type"]} | _described(node) | bounds
 
 
