@@ -45,6 +45,7 @@ def make_bootstrap(namespace: str, *, xds_host: str, xds_port: int, max_heap_byt
             "clusters": [_make_xds_cluster(xds_host, xds_port), _make_admin_cluster()],
         },
         "overload_manager": _make_overload_manager(max_heap_bytes),
+        "watchdogs": {name: {"kill_timeout": "60s"} for name in ("main_thread_watchdog", "worker_watchdog")},
     }
 
 
@@ -160,9 +161,9 @@ def _make_error_log() -> dict[str, Any]:
 
 def _make_stats_listener() -> dict[str, Any]:
     """Lets the kubelet and the operator read two paths of the admin interface, and nobody do anything else."""
-    get = [{"name": ":method", "string_match": {"exact": "GET"}}]
+    get = {"name": ":method", "string_match": {"exact": "GET"}}
     routes = [
-        {"match": {"path": path, "headers": get}, "route": {"cluster": ADMIN_CLUSTER}}
+        {"match": {"path": path, "headers": [get]}, "route": {"cluster": ADMIN_CLUSTER}}
         for path in ("/stats/prometheus", "/ready")
     ]
     hcm = {
