@@ -105,6 +105,10 @@ class ControlPlane:
             await processes.stop(process, grace=0.0)
         shutil.rmtree(self._directory / "etcd", ignore_errors=True)
 
+    def issue_kubelet(self, node: str, address: str) -> None:
+        """Write the certificate that a node's kubelet port serves with."""
+        self.authorities.cluster.issue(f"kubelet-{node}", hosts=[node, address])
+
     @property
     def pids(self) -> set[int]:
         """Process ids of the running components."""

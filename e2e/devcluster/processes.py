@@ -61,6 +61,14 @@ def kill_strays(keep: Collection[int]) -> None:
                 os.waitpid(child, 0)
 
 
+def reap_strays(keep: Collection[int]) -> None:
+    """Reap those of our children other than `keep` that have ended: orphans that we adopted."""
+    for child in children(os.getpid()):
+        if child not in keep:
+            with suppress(ChildProcessError):
+                os.waitpid(child, os.WNOHANG)
+
+
 def signal_group(pid: int, number: int) -> None:
     """Signal the process group led by `pid`; a group that is gone is no error."""
     with suppress(ProcessLookupError, PermissionError):

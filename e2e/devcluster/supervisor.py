@@ -28,6 +28,7 @@ log = logging.getLogger("supervisor")
 
 # The agent kills its pods and leaves; only a stuck one needs longer.
 _AGENT_GRACE = 10.0
+_REAP_SECONDS = 5.0
 
 
 class Supervisor:
@@ -68,8 +69,10 @@ class Supervisor:
         starting.result()
         failing = asyncio.ensure_future(plane.wait_for_exit())
         keeping = asyncio.ensure_future(self._keep_agent(plane, slot))
+        reaping = asyncio.ensure_future(self._reap(plane))
         await asyncio.wait([failing, stopping, keeping], return_when=asyncio.FIRST_COMPLETED)
         keeping.cancel()
+        reaping.cancel()
         if not failing.done():
             failing.cancel()
             return 0
@@ -78,6 +81,8 @@ class Supervisor:
 
     async def _start(self, plane: ControlPlane, slot: Slot) -> None:
         await plane.start()
+        for index, node in enumerate(self._config.nodes):
+            plane.issue_kubelet(node.name, slot.node(index))
         if self._config.nodes:
             await self._start_agent(slot)
         state = State(
@@ -109,6 +114,12 @@ class Supervisor:
             processes.kill_strays(keep=plane.pids)
             await self._start_agent(slot)
         await asyncio.Event().wait()
+
+    async def _reap(self, plane: ControlPlane) -> None:
+        while True:
+            await asyncio.sleep(_REAP_SECONDS)
+            agent = set() if self._agent is None else {self._agent.pid}
+            processes.reap_strays(keep=plane.pids | agent)
 
     async def _stop(self, plane: ControlPlane) -> None:
         (self._directory / "state.json").unlink(missing_ok=True)
