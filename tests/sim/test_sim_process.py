@@ -74,7 +74,6 @@ async def test_a_crash_ends_it_with_status_1(tmp_path: Path) -> None:
     [
         (("--model", MODEL, "--trust-everything"), 2, "unrecognized arguments: --trust-everything"),
         (("--model", "acme/unknown"), 1, "no profile"),
-        (("--model", MODEL, "--tensor-parallel-size", "2"), 1, "tensor parallelism 2"),
         (("--model", MODEL, "--kv-cache-memory-bytes", "100000"), 1, "more KV cache memory is needed"),
     ],
 )

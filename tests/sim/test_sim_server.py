@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import math
+import os
 import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
@@ -19,9 +20,10 @@ from sim_world import FACTS, FAST, MODEL, PROFILE, ROW
 
 from shoal.domain.profile import Profile, StepModel
 from shoal.sim.arguments import parse_arguments
+from shoal.sim.gpu_clock import GPUClocks
 from shoal.sim.server import SimServer
 from shoal.sim.settings import SimSettings
-from shoal.sim.truth import find_truth
+from shoal.sim.truth import NoTruthError, find_truth
 
 
 @dataclass
@@ -290,3 +292,28 @@ async def test_truth_is_chosen_by_the_hardware() -> None:
     by_bytes = find_truth([shared], explicit, SimSettings())
     assert by_bytes.steps.alpha_ms == 2  # 7.9 MB at 1 kB per token is nearest to the half of the cache
     assert by_bytes.limits.kv_blocks == int(7.9e6 / FACTS.kv_bytes_per_token / 16)
+
+
+def test_without_a_profile_the_datasheet_is_obeyed() -> None:
+    arguments = parse_arguments(["--model", "Qwen/Qwen2.5-1.5B-Instruct"])
+    truth = find_truth([PROFILE], arguments, SimSettings(accelerator="NVIDIA-L40S"))
+    assert "(Estimated): NVIDIA-L40S" in truth.label
+    assert truth.steps.alpha_ms > 3.0  # 3 GB of weights at 864 GB/s, and launches
+    with pytest.raises(NoTruthError, match="acme/nameless"):
+        find_truth([PROFILE], parse_arguments(["--model", "acme/nameless"]), SimSettings(accelerator="NVIDIA-L40S"))
+
+
+def test_clocks_that_are_not_told_change_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "gpus.json"
+    clocks = GPUClocks(path, ("GPU-a",), None)
+    assert clocks.refresh() == 1.0
+    for text, ratio in (
+        ("{", 1.0),
+        ('{"gpus": [{"uuid": "GPU-a", "clockMHz": 1000, "maxClockMHz": 2000}]}', 2.0),
+        ('{"gpus": [{"uuid": "GPU-a", "clockMHz": null}]}', 2.0),
+        ('{"gpus": [{"uuid": "GPU-b", "clockMHz": 1, "maxClockMHz": 2000}]}', 2.0),
+        ("[]", 2.0),
+    ):
+        path.write_text(text)
+        os.utime(path, ns=(0, path.stat().st_mtime_ns + 1_000_000))
+        assert clocks.refresh() == ratio

@@ -17,7 +17,7 @@ from shoal.sim.arguments import ServerArguments, parse_arguments
 from shoal.sim.engine import Engine, QueueFullError
 from shoal.sim.engine_metrics import EngineMetrics
 from shoal.sim.faults import ActiveFault, Fault
-from shoal.sim.gpu_clock import GPUClock
+from shoal.sim.gpu_clock import GPUClocks
 from shoal.sim.live import Answer, LiveEngine
 from shoal.sim.profile_files import read_profiles
 from shoal.sim.protocol import Ask, Catalogue, RefusedError, Reply, read_ask
@@ -70,13 +70,12 @@ class SimServer:
         return app
 
     async def watch_clock(self) -> None:
-        """Follow the clock of the GPUs, for ever."""
-        if self._settings.gpu_state_file is None or self._truth.clock_mhz is None:
+        """Follow the clocks of the GPUs, for ever."""
+        if self._settings.gpu_state_file is None:
             return
-        clock = GPUClock(self._settings.gpu_state_file, self._settings.gpu_uuids)
+        clocks = GPUClocks(self._settings.gpu_state_file, self._settings.gpu_uuids, self._truth.clock_mhz)
         while True:
-            mhz = clock.refresh()
-            self._clock_ratio = self._truth.clock_mhz / mhz if mhz else 1.0
+            self._clock_ratio = clocks.refresh()
             self._set_speed()
             await asyncio.sleep(CLOCK_SECONDS)
 

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from shoal.domain.profile import LengthMix, ModelFacts, Profile, ProfileRow, StepModel
+from shoal.domain.pool import ClaimKind, Pool
+from shoal.domain.profile import LengthMix, ModelFacts, Profile, ProfileRow, Source, StepModel
+from shoal.planner.catalog import model_facts
+from shoal.planner.datasheets import find_datasheet
+from shoal.planner.estimate import estimate_row
+from shoal.planner.memory import kv_tokens
 from shoal.sim.arguments import ServerArguments
 from shoal.sim.engine import EngineLimits
 from shoal.sim.settings import SimSettings
 
 DEFAULT_CONTEXT_TOKENS = 8192
+ASSUMED_VERSION = "0.26.0"
+ASSUMED_LENGTHS = LengthMix(input_mean=512, output_mean=128, input_p95=1024, output_p95=256)
+_MEMORY_BYTES = {"L40": 48e9, "A40": 48e9, "A6000": 48e9, "H200": 141e9, "H100": 80e9, "H20": 96e9, "T4": 16e9}
 
 
 class NoTruthError(Exception):
@@ -22,7 +31,7 @@ class NoTruthError(Exception):
 class Truth:
     """How fast an engine is and what it holds.
 
-    `label` says where that comes from. `clock_mhz` is the clock it holds at (None: unknown, so clocks change nothing).
+    `label` says where that comes from. `clock_mhz` is the clock it holds at (None: the GPU's highest).
     """
 
     steps: StepModel
@@ -39,7 +48,9 @@ def find_truth(profiles: Sequence[Profile], arguments: ServerArguments, settings
 
     Raises NoTruthError, and ValueError where vLLM would refuse to start.
     """
-    candidates = list(_matching(profiles, arguments, settings))
+    candidates = list(_matching(profiles, arguments, settings)) or list(
+        _matching(_roofline(arguments, settings), arguments, settings)
+    )
     if not candidates:
         raise NoTruthError(_advice(arguments, settings))
     profile, row = min(candidates, key=lambda pair: _distance(pair[0], pair[1], arguments, settings))
@@ -57,6 +68,45 @@ def find_truth(profiles: Sequence[Profile], arguments: ServerArguments, settings
             f"TP{row.tensor_parallel}, {row.engines_per_gpu} engines per GPU"
         ),
     )
+
+
+def _roofline(arguments: ServerArguments, settings: SimSettings) -> Iterator[Profile]:
+    """What the datasheet promises of the model and GPU, where no profile speaks of them."""
+    facts = model_facts(arguments.model)
+    if facts is None or settings.accelerator is None:
+        return
+    pool = Pool(
+        name="simulated",
+        accelerator=settings.accelerator,
+        memory_bytes=gpu_memory_bytes(settings.accelerator),
+        reserve_bytes=0.0,
+        claim=ClaimKind.DRA,
+        price_per_gpu_hour=0.0,
+        stock=None,
+    )
+    shape = {"tensor_parallel": arguments.tensor_parallel, "engines_per_gpu": settings.engines_per_gpu or 1}
+    row = estimate_row(
+        facts, find_datasheet(pool)[0], ASSUMED_LENGTHS, kv_cache_tokens=kv_tokens(pool, facts, **shape), **shape
+    )
+    yield Profile(
+        name="roofline",
+        namespace="",
+        model=arguments.model,
+        accelerator=settings.accelerator,
+        engine="vllm",
+        engine_version=ASSUMED_VERSION,
+        source=Source.ESTIMATED,
+        facts=facts,
+        rows=(row,),
+    )
+
+
+def gpu_memory_bytes(accelerator: str) -> float:
+    """From the product's name where it tells (`...-80GB-...`), else from its type; 24 GB if nothing is known."""
+    told = re.search(r"(\d+)GB", accelerator)
+    if told:
+        return int(told.group(1)) * 1e9
+    return next((size for name, size in _MEMORY_BYTES.items() if name in accelerator), 24e9)
 
 
 def make_limits(
