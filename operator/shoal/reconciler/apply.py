@@ -57,9 +57,9 @@ class Writer:
         live = await self._get_own(DEPLOYMENTS, namespace, objects.name, owner)
         if live is not None:
             return live
-        if objects.claim_template is not None:
-            if await self._get_own(TEMPLATES, namespace, objects.name, owner) is None:
-                await self._cluster.apply(TEMPLATES, objects.claim_template, manager=MANAGER, force=False)
+        template = objects.claim_template
+        if template is not None and await self._get_own(TEMPLATES, namespace, objects.name, owner) is None:
+            await self._cluster.apply(TEMPLATES, template, manager=MANAGER, force=False)
         made = await self._cluster.apply(DEPLOYMENTS, objects.deployment, manager=MANAGER, force=False)
         if not is_controlled_by(made["metadata"], owner):
             raise NameTakenError(DEPLOYMENTS.kind, objects.name)
@@ -77,7 +77,7 @@ class Writer:
         if replicas == present:
             return
         if replicas < present:
-            replicas = await self._mark_doomed(live, present - replicas, doomed)
+            await self._mark_doomed(live, present - replicas, doomed)
         body = make_scale(
             namespace=metadata["namespace"], name=metadata["name"], uid=metadata["uid"], replicas=replicas
         )
@@ -142,11 +142,11 @@ class Writer:
             raise RequeueError(1.0, f"{place.kind} {name} is being deleted")
         return live
 
-    async def _mark_doomed(self, live: Object, surplus: int, doomed: Sequence[str]) -> int:
-        """Annotate `surplus` pods to go first; return the replicas that are left when exactly those go."""
-        metadata = live["metadata"]
+    async def _mark_doomed(self, live: Object, surplus: int, doomed: Sequence[str]) -> None:
+        """Annotate the pods that shall go when the variant loses `surplus`; pods not made yet go before any other."""
+        metadata, replicas = live["metadata"], live["spec"].get("replicas", 1)
         pods = await self._live_pods(live)
-        chosen = _choose(pods, surplus, doomed)
+        chosen = _choose(pods, max(0, surplus - max(0, replicas - len(pods))), doomed)
         annotations = {name: pod["metadata"].get("annotations") or {} for name, pod in pods.items()}
         for name, patch in make_deletion_costs(chosen, annotations).items():
             try:
@@ -156,12 +156,10 @@ class Writer:
                     raise
                 raise RequeueError(_SOON_SECONDS, f"pod {name} went meanwhile") from error
         again = await self._cluster.get(DEPLOYMENTS, metadata["namespace"], metadata["name"])
-        if again is None or again["spec"].get("replicas", 1) != live["spec"].get("replicas", 1):
+        if again is None or again["spec"].get("replicas", 1) != replicas:
             raise RequeueError(_SOON_SECONDS, f"{metadata['name']} was scaled by somebody else meanwhile")
         if (await self._live_pods(live)).keys() != pods.keys():
             raise RequeueError(_SOON_SECONDS, f"pods of {metadata['name']} changed meanwhile")
-        missing = max(0, live["spec"].get("replicas", 1) - len(pods))  # pods not made yet go for nothing
-        return int(live["spec"].get("replicas", 1) - min(surplus, len(chosen) + missing))
 
     async def _live_pods(self, live: Object) -> dict[str, Object]:
         selector = selector_text(live["spec"]["selector"]["matchLabels"])
