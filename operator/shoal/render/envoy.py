@@ -74,8 +74,12 @@ def _make_cluster(route: ServiceRoute) -> dict[str, Any]:
         "eds_cluster_config": {"eds_config": _ADS},
         "connect_timeout": _CONNECT_TIMEOUT,
         "lb_policy": "LEAST_REQUEST",
-        # Below 50 % healthy Envoy would send to every host, draining ones too: better none than those.
-        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        "common_lb_config": {
+            # Below 50 % healthy Envoy would send to every host, draining ones too: better none than those.
+            "healthy_panic_threshold": {"value": 0},
+            # By default a health or weight change reaches the workers up to a second late.
+            "update_merge_window": "0s",
+        },
         # Otherwise an engine that left the endpoints stays in use for as long as it answers /health.
         "ignore_health_on_host_removal": True,
         "circuit_breakers": {"thresholds": [_make_open_breaker()]},

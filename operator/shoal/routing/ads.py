@@ -33,9 +33,14 @@ _OPTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class AdsStats:
-    """Counters since the start, and what is connected now. `rejected`: namespace -> the last rejection's message."""
+    """Counters since the start, and by namespace what is connected now.
+
+    `streams` routers, of which `current` have confirmed everything published last; `rejected` is why the namespace's
+    routers refused the last configuration.
+    """
 
     streams: Mapping[str, int]
+    current: Mapping[str, int]
     responses: int
     rejections: int
     rejected: Mapping[str, str]
@@ -53,7 +58,7 @@ class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
 
     def __init__(self, address: str) -> None:
         """`address` is `host:port`; port 0 takes a free one, see `port`."""
-        self._address = address
+        self.address = address
         self._server: grpc.aio.Server | None = None
         self._published: dict[str, tuple[RouterResources, Snapshot]] = {}
         self._connections: set[_Connection] = set()
@@ -66,7 +71,7 @@ class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
         """Listen. Raises RuntimeError when the address cannot be had."""
         self._server = grpc.aio.server(options=_OPTIONS)
         ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server(self, self._server)
-        self.port = self._server.add_insecure_port(self._address)
+        self.port = self._server.add_insecure_port(self.address)
         await self._server.start()
 
     async def stop(self) -> None:
@@ -83,6 +88,7 @@ class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
         if published is not None and published[0] == resources:
             return
         self._published[namespace] = (resources, make_snapshot(resources))
+        self._rejected.pop(namespace, None)
         for connection in self._connections:
             if connection.stream.namespace == namespace:
                 connection.wake.set()
@@ -95,8 +101,19 @@ class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
     @property
     def stats(self) -> AdsStats:
         """What the operator's own metrics and conditions are made of."""
-        streams = Counter(c.stream.namespace for c in self._connections if c.stream.namespace)
-        return AdsStats(dict(streams), self._responses, self._rejections, dict(self._rejected))
+        streams = [connection.stream for connection in self._connections if connection.stream.namespace]
+        current = [stream for stream in streams if self._is_current(stream)]
+        return AdsStats(
+            streams=dict(Counter(stream.namespace for stream in streams)),
+            current=dict(Counter(stream.namespace for stream in current)),
+            responses=self._responses,
+            rejections=self._rejections,
+            rejected=dict(self._rejected),
+        )
+
+    def _is_current(self, stream: Stream) -> bool:
+        published = self._published.get(stream.namespace)
+        return published is not None and stream.is_current(published[1])
 
     async def StreamAggregatedResources(  # noqa: N802 - the name is Envoy's
         self,

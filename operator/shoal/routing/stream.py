@@ -83,6 +83,17 @@ class Stream:
             if subscription.unanswered or version != subscription.sent:
                 yield self._respond(type_url, subscription, wanted, version)
 
+    def is_current(self, snapshot: Snapshot) -> bool:
+        """Whether Envoy has confirmed all of this, and nothing more is to be sent."""
+        for type_url in ORDER:
+            subscription = self._subscriptions.get(type_url)
+            if subscription is None or subscription.unanswered:
+                return False
+            version = compute_version(self._select(type_url, subscription, snapshot))
+            if not version == subscription.sent == subscription.confirmed:
+                return False
+        return snapshot.clusters.keys() <= self._subscriptions[ENDPOINTS].names
+
     def _are_clusters_ready(self, snapshot: Snapshot) -> bool:
         """Whether routes may be sent: Envoy has the clusters and has been told their endpoints."""
         clusters = self._subscriptions.get(CLUSTERS, Subscription())
