@@ -1,0 +1,200 @@
+"""Plays the timeline: traffic, a crash, heat, a full pool; shows frames; sums up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.live import Live
+
+from e2e.demo import stage
+from e2e.demo.screen import Frame, LiveTraffic, make_frame
+from e2e.demo.summary import Observations, Request, Summary, make_summary
+from e2e.demo.timeline import Stream, Timeline
+from e2e.demo.watcher import Watcher, gpus_of, pool_of
+from e2e.devcluster import DevCluster
+from shoal.sim.load import LoadGenerator
+from shoal.sim.load_report import Outcome
+from shoal.sim.traffic import Traffic
+
+STAMP = "simulated engines; real API server, scheduler, Envoy"
+CHAT = Stream("chat", "chat", 2.0, 8.0, input_mean=300, output_mean=120, ttft_ms=1000, itl_ms=60, seed=11)
+SEARCH = Stream("search", "search", 1.0, 4.0, input_mean=500, output_mean=60, ttft_ms=1500, itl_ms=80, seed=12)
+HELLO = Stream("hello", "hello", 0.5, 0.5, input_mean=100, output_mean=40, ttft_ms=2000, itl_ms=60, seed=13)
+STREAMS = (CHAT, SEARCH, HELLO)
+LONGEST_REQUEST_SECONDS = 120.0
+
+
+class Play:
+    """One performance on one cluster."""
+
+    def __init__(self, cluster: DevCluster, console: Console, timeline: Timeline | None = None) -> None:
+        self.cluster = cluster
+        self.console = console
+        self.timeline = timeline or Timeline()
+        self.seen = Observations()
+        self.act = "setting the stage"
+        self.generators: dict[str, LoadGenerator] = {}
+
+    async def __aenter__(self) -> Self:
+        self.client = self.cluster.client()
+        self.watcher = Watcher(self.client, self.seen)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.client.close()
+
+    async def run(self) -> tuple[Summary, str]:
+        """Play from beginning to end; return the summary and the router's address."""
+        address = await self._set_stage()
+        with Live(console=self.console, refresh_per_second=2, transient=False) as live:
+            watching = asyncio.create_task(self._watch(live))
+            try:
+                await self._perform(address)
+            finally:
+                watching.cancel()
+                with suppress(asyncio.CancelledError):
+                    await watching
+        await self.watcher.read()
+        return self._sum_up(), address
+
+    async def _set_stage(self) -> str:
+        with self.console.status("starting") as status:
+            say = status.update
+            await asyncio.to_thread(stage.install, self.cluster, say)
+            for name in ("first-day", "services"):
+                await asyncio.to_thread(stage.apply, self.cluster, name)
+            await stage.until_ready(self.watcher, {stream.service for stream in STREAMS}, say)
+            self.seen.stock = await asyncio.to_thread(stage.stock, self.cluster)
+            return await asyncio.to_thread(stage.router_address, self.cluster)
+
+    async def _perform(self, address: str) -> None:
+        for stream in STREAMS:
+            traffic = Traffic(
+                tuple(self.timeline.schedule(stream)), stream.input_mean, stream.output_mean, stream.seed, 4096
+            )
+            self.generators[stream.service] = LoadGenerator(
+                url=f"{address}/{stream.service}/v1",
+                model=stream.model,
+                traffic=traffic,
+                timeout_seconds=LONGEST_REQUEST_SECONDS,
+            )
+        self.watcher.zero()
+        self.act = "steady traffic"
+        async with asyncio.TaskGroup() as tasks:
+            for generator in self.generators.values():
+                tasks.create_task(generator.run())
+            tasks.create_task(self._direct())
+
+    async def _direct(self) -> None:
+        acts: tuple[tuple[float, str, Callable[[], Awaitable[None]] | None], ...] = (
+            (self.timeline.step_up, "the rate steps up 4x", None),
+            (self.timeline.crash, "the leading operator is killed", self._crash),
+            (self.timeline.heat, f"one GPU drops to {self.timeline.heat_ratio:.0%} of its clock", self._heat),
+            (self.timeline.full_pool, "a service asks for more than its pool has left", self._fill_pool),
+            (self.timeline.step_down, "the rate steps down 4x", None),
+        )
+        for at, words, happen in acts:
+            await asyncio.sleep(max(0.0, at - self.watcher.elapsed))
+            self.act = words
+            if happen is not None:
+                await happen()
+
+    async def _crash(self) -> None:
+        await asyncio.to_thread(stage.crash_leader, self.cluster)
+
+    async def _heat(self) -> None:
+        ratio = self.timeline.heat_ratio
+        gpu = await asyncio.to_thread(stage.heat_one_gpu, self.cluster, self.watcher, CHAT.service, ratio)
+        self._hot = gpu[1]
+        self.seen.weight_before_heat = self._derating(gpu[1])
+
+    async def _fill_pool(self) -> None:
+        await asyncio.to_thread(stage.apply, self.cluster, "full-pool")
+
+    def _derating(self, uuid: str) -> float | None:
+        """Capacity the operator says a GPU has left: the router's weights are made from it."""
+        gpus = self.watcher.view.services.get(CHAT.service, {}).get("status", {}).get("gpus", ())
+        return next((gpu.get("derating") for gpu in gpus if gpu.get("uuid") == uuid), None)
+
+    async def _watch(self, live: Live) -> None:
+        while True:
+            await self.watcher.read()
+            self._note_heat()
+            message = stage.ready_message(self.watcher.view.services, "batch")
+            if "ml/train-" in message or not self.seen.full_pool_message:
+                self.seen.full_pool_message = message
+            live.update(make_frame(self._frame()))
+            await asyncio.sleep(1)
+
+    def _note_heat(self) -> None:
+        services = self.watcher.view.services.values()
+        for gpu in (gpu for service in services for gpu in service.get("status", {}).get("gpus", ())):
+            if gpu.get("derating", 1.0) < 0.95 and gpu not in self.seen.derated:
+                self.seen.derated = [known for known in self.seen.derated if known.get("uuid") != gpu.get("uuid")] + [
+                    gpu
+                ]
+        if self.seen.weight_before_heat is not None:
+            now = self._derating(self._hot)
+            before = self.seen.weight_after_heat
+            self.seen.weight_after_heat = now if before is None else min(before, now or before)
+
+    def _frame(self) -> Frame:
+        held = {pool: 0 for pool in self.seen.stock}
+        for pod in self.watcher.view.engines:
+            held[pool_of(pod)] = held.get(pool_of(pod), 0) + gpus_of(pod)
+        return Frame(
+            stamp=STAMP,
+            elapsed=self.watcher.elapsed,
+            end=self.timeline.end,
+            act=self.act,
+            streams=STREAMS,
+            traffic={stream.service: self._live(stream) for stream in STREAMS if stream.service in self.generators},
+            services=self.watcher.view.services,
+            gpus={pool: f"{count} of {self.seen.stock.get(pool, 0)}" for pool, count in held.items()},
+        )
+
+    def _live(self, stream: Stream) -> LiveTraffic:
+        generator = self.generators[stream.service]
+        recent = generator.recent(30.0)
+        return LiveTraffic(
+            rate=recent.rate,
+            ttft_p95_ms=recent.ttft.p95 if recent.ttft else None,
+            itl_p95_ms=recent.itl.p95 if recent.itl else None,
+            sent=len(generator.records),
+            lost=sum(record.outcome.is_lost for record in generator.records),
+        )
+
+    def _requests(self) -> list[Request]:
+        return [
+            Request(
+                service=stream.service,
+                sent_at=record.sent_at,
+                answered=record.outcome is Outcome.ANSWERED,
+                lost=record.outcome.is_lost,
+                within_slo=record.is_within(stream.ttft_ms, stream.itl_ms),
+            )
+            for stream in STREAMS
+            for record in self.generators[stream.service].records
+        ]
+
+    def _sum_up(self) -> Summary:
+        requests = self._requests()
+        self.seen.first_day_answers = sum(r.answered for r in requests if r.service == HELLO.service)
+        return make_summary(
+            requests,
+            self.seen,
+            stamp=STAMP,
+            is_settling=self.timeline.is_settling,
+            step_up=self.timeline.step_up,
+            step_down=self.timeline.step_down,
+            heat=self.timeline.heat,
+            settle=self.timeline.settle,
+            scaled_service=CHAT.service,
+        )
