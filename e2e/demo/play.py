@@ -146,7 +146,7 @@ class Play:
             self.seen.weight_after_heat = now if before is None else min(before, now or before)
 
     def _frame(self) -> Frame:
-        held = {pool: 0 for pool in self.seen.stock}
+        held = dict.fromkeys(self.seen.stock, 0)
         for pod in self.watcher.view.engines:
             held[pool_of(pod)] = held.get(pool_of(pod), 0) + gpus_of(pod)
         return Frame(
