@@ -6,9 +6,11 @@ import asyncio
 import json
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
 import yaml
 
@@ -18,8 +20,8 @@ from e2e.devcluster.kubeconfig import cluster_of, write_kubeconfig
 T = TypeVar("T")
 
 
-class Access:
-    """Blocking helpers over an administrator's kubeconfig; safe to call from a thread that runs an event loop.
+class Cluster(ABC):
+    """A cluster and blocking helpers over its administrator's kubeconfig (a running event loop waits meanwhile).
 
     `context` is the kubeconfig's context to use, `scratch` a directory for the kubeconfigs made here.
     """
@@ -28,6 +30,30 @@ class Access:
         self.admin_kubeconfig_path = kubeconfig
         self.context = context
         self._scratch = scratch
+
+    @abstractmethod
+    def start(self) -> Self:
+        """Start the cluster, or make sure that it answers; return it."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Leave the cluster; one that `start` made for us alone is gone afterwards."""
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    async def __aenter__(self) -> Self:
+        return await asyncio.to_thread(self.start)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self.stop)
 
     @property
     def kubeconfig(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import signal
@@ -12,11 +11,10 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from e2e.devcluster import control
-from e2e.devcluster.access import Access
+from e2e.devcluster.access import Cluster
 from e2e.devcluster.binary import Progress, ensure_binary, print_progress
 from e2e.devcluster.config import Config
 from e2e.devcluster.controlplane import START_SECONDS
@@ -29,7 +27,7 @@ class DevClusterError(RuntimeError):
     """The cluster could not be started, or none runs where one was expected; the message says what to do."""
 
 
-class DevCluster(Access):
+class DevCluster(Cluster):
     """A control plane and, when the configuration names nodes, a node agent; all of it ends with the last user.
 
     `with DevCluster() as cluster:` starts one and stops it at the end. Processes that name the same `directory` share
@@ -76,22 +74,6 @@ class DevCluster(Access):
         if self._throw_away and state is not None:
             wait_until(lambda: not is_alive(state.pid), "the devcluster does not stop")
             shutil.rmtree(self.directory, ignore_errors=True)
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
-    async def __aenter__(self) -> Self:
-        return await asyncio.to_thread(self.start)
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await asyncio.to_thread(self.stop)
 
     def _join(self) -> bool:
         """Hold the lifeline of the cluster that runs in our directory, if one does."""
@@ -149,6 +131,10 @@ class DevCluster(Access):
     def fail_node(self, node: str) -> None:
         """Lose a node: its processes die and its heartbeats stop (NotReady after 20 s) until `heal_node`."""
         control.send(self.directory, {"do": "fail-node", "node": node})
+
+    def hide_gpu(self, node: str, index: int, *, hidden: bool = True) -> None:
+        """Stop (or resume) the readings of a simulated GPU, as when its driver lost it."""
+        control.send(self.directory, {"do": "hide-gpu", "node": node, "index": index, "hidden": hidden})
 
     def heal_node(self, node: str) -> None:
         """Bring a lost node back, as after a reboot."""

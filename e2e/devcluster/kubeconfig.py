@@ -26,11 +26,28 @@ def embedded_cluster(server: str, authority: Path) -> dict[str, str]:
 
 
 def read_kubeconfig(path: Path, context: str | None = None) -> tuple[dict[str, str], dict[str, str]]:
-    """Return cluster and user of a kubeconfig's context (the current one unless named). Raises KeyError."""
+    """Return cluster and user of a kubeconfig's context (the current one unless named), files read into them.
+
+    Raises KeyError for names that are not there, and for users whose credentials come from a program.
+    """
     config = yaml.safe_load(path.read_text())
     names = _named(config, "contexts", context or config["current-context"])["context"]
     cluster = _named(config, "clusters", names["cluster"])["cluster"]
-    return cluster, _named(config, "users", names["user"])["user"]
+    user = _named(config, "users", names["user"])["user"]
+    if "exec" in user or "auth-provider" in user:
+        raise KeyError(f"user {names['user']!r} gets its credentials from a program: make a kubeconfig with a token")
+    return _with_files(cluster, path.parent), _with_files(user, path.parent)
+
+
+_FILE_KEYS = ("certificate-authority", "client-certificate", "client-key")
+
+
+def _with_files(entry: dict[str, str], folder: Path) -> dict[str, str]:
+    """Replace file names by what the files hold; relative ones start at the kubeconfig's folder."""
+    embedded = {f"{key}-data": _encoded(folder / entry[key]) for key in _FILE_KEYS if key in entry}
+    token = {"token": (folder / entry["tokenFile"]).read_text().strip()} if "tokenFile" in entry else {}
+    kept = {key: value for key, value in entry.items() if key not in (*_FILE_KEYS, "tokenFile")}
+    return {**kept, **embedded, **token}
 
 
 def cluster_of(path: Path, context: str | None = None) -> dict[str, str]:

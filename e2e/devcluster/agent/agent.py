@@ -84,7 +84,8 @@ class Agent:
             *(nodes.keep_alive(client, node) for node in self._nodes.values()),
         ]
         tasks: list[asyncio.Task[Any]] = [asyncio.ensure_future(part) for part in work]
-        await control.serve(self._directory, self._command)
+        # uvloop closes a server that nobody holds.
+        self._control = await control.serve(self._directory, self._command)
         write_json(self._directory / "agent.json", {"pid": os.getpid()})
         return tasks
 
