@@ -1,0 +1,1 @@
+"""What reproduces the figures that the documentation states. `python -m bench --help`."""
