@@ -43,7 +43,7 @@ def compute_memory_share(memory: PoolMemory, configuration: Configuration, facts
     most = MOST_PERCENT_UNIFIED if memory.unified else MOST_PERCENT
     usable = min(total * most / 100, total - reserve)
     engines = configuration.engines_per_gpu
-    percent = int(100 * usable / total / engines)
+    percent = int(100 * usable / total / engines + 1e-9)
     if percent < 1:
         raise RenderError(f"of {memory.per_gpu} of a GPU, less what the pool reserves, {engines} engines get nothing")
     if engines == 1:
