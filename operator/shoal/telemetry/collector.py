@@ -103,6 +103,11 @@ class Collector:
         for callback in self._callbacks:
             callback()
 
+    @property
+    def services(self) -> tuple[ServiceKey, ...]:
+        """The services that are followed."""
+        return tuple(sorted(self._services))
+
     def load_of(self, service: ServiceKey) -> Load:
         """The traffic of a service. An empty Load when nothing is known of it."""
         tracker = self._services.get(service)
