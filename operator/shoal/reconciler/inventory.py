@@ -10,14 +10,27 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from shoal.api.gpu_pool import GPUPool
 from shoal.domain.pool import Holder, NodeStock, Stock
 from shoal.reconciler.items import Item
-from shoal.reconciler.kinds import CLAIM, NODE, POD, SLICE, TAINT_RULE, Claim, Device, DeviceId, Node, Pod
+from shoal.reconciler.kinds import (
+    CLAIM,
+    DEPLOYMENT,
+    MODEL_SERVICE,
+    NODE,
+    POD,
+    SLICE,
+    TAINT_RULE,
+    Claim,
+    Device,
+    DeviceId,
+    Node,
+    Pod,
+)
 from shoal.reconciler.store import Store
-from shoal.render.names import LABEL_MANAGED_BY, LABEL_MODEL_SERVICE, MANAGER
+from shoal.render.names import LABEL_MANAGED_BY, LABEL_MODEL_SERVICE, LABEL_VARIANT, MANAGER, variant_name
 
 PRODUCT_LABEL: Final = "nvidia.com/gpu.product"  # of GPU feature discovery; engine pods select nodes by it
 UUID_ATTRIBUTE: Final = "uuid"
@@ -148,7 +161,7 @@ def _is_member(pool: GPUPool, driver: str, device: Device, node: Item[Node] | No
 def _count_devices(store: Store, pools: Sequence[OwnedPool], gpus: Mapping[DeviceId, Gpu]) -> dict[str, Stock | None]:
     specs = {pool.name: pool.spec for pool in pools}
     tallies = {name: _Tally() for name in specs}
-    holders = {device: _claim_holder(claim) for claim in store.all(CLAIM) for device in claim.body.devices}
+    holders = {device: _claim_holder(store, claim) for claim in store.all(CLAIM) for device in claim.body.devices}
     tainted = _tainted_devices(store)
     for device, gpu in gpus.items():
         if gpu.pool is None:
@@ -160,11 +173,25 @@ def _count_devices(store: Store, pools: Sequence[OwnedPool], gpus: Mapping[Devic
     return {name: tally.make_stock() for name, tally in tallies.items()}
 
 
-def _claim_holder(claim: Item[Claim]) -> str:
+def _claim_holder(store: Store, claim: Item[Claim]) -> str:
     if claim.labels.get(LABEL_MANAGED_BY) == MANAGER and LABEL_MODEL_SERVICE in claim.labels:
-        return SHOAL
+        return _own_holder(store, claim)
     names = claim.body.pods or (claim.name,)
     return f"{claim.namespace}/{group_name(names[0])}"
+
+
+def _own_holder(store: Store, item: Item[Any]) -> str:
+    """Shoal, for what a variant that exists will give back or keep; its remains when the variant is gone already.
+
+    The replicas of a variant count as spent in the plan. Those of a deleted one are nobody's there, so their GPUs must
+    not count as free to use before they are gone.
+    """
+    service, variant = item.labels[LABEL_MODEL_SERVICE], item.labels.get(LABEL_VARIANT, "")
+    owner = store.get(MODEL_SERVICE, item.namespace, service)
+    lives = store.get(DEPLOYMENT, item.namespace, variant_name(service, variant)) is not None
+    if lives and owner is not None and owner.deleted_at is None:
+        return SHOAL
+    return f"{item.namespace}/{service} (ending)"
 
 
 def _tainted_devices(store: Store) -> set[DeviceId]:
@@ -214,7 +241,7 @@ def _count_held(store: Store, foreign: Sequence[Item[Pod]]) -> Mapping[tuple[str
         if pod.node is None or pod.is_over:
             continue
         is_ours = item.labels.get(LABEL_MANAGED_BY) == MANAGER and LABEL_MODEL_SERVICE in item.labels
-        holder = SHOAL if is_ours else f"{item.namespace}/{group_name(item.name)}"
+        holder = _own_holder(store, item) if is_ours else f"{item.namespace}/{group_name(item.name)}"
         for resource, count in pod.devices.items():
             held[pod.node, resource][holder] += count
     return held

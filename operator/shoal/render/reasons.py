@@ -57,6 +57,7 @@ class ProblemReason(enum.StrEnum):
     ARGUMENT_NOT_ALLOWED = "ArgumentNotAllowed"
     NOT_READABLE = "NotReadable"  # the object does not match the operator's schema
     NOT_RENDERABLE = "NotRenderable"  # the plan cannot be made into pods
+    PLANNING_FAILED = "PlanningFailed"  # a defect of Shoal's own: what runs stays as it is
 
 
 class EventReason(enum.StrEnum):

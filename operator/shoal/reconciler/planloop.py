@@ -1,0 +1,221 @@
+"""The one task that decides: a round for what changed 0.1 s later, and for everything each planning interval."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from shoal.api.model_service import ModelService
+from shoal.domain.plan import Decision, Hold, Infeasible, PlanSet
+from shoal.domain.service import Memory, Service, ServiceKey
+from shoal.domain.snapshot import Snapshot
+from shoal.reconciler.clock import Now, steady
+from shoal.render.problems import Problem
+from shoal.render.reasons import ProblemReason
+
+logger = logging.getLogger(__name__)
+
+DEBOUNCE_SECONDS: Final = 0.1
+# Deciding takes at most a third of the time, however many changes there are.
+_REST_FACTOR: Final = 2.0
+# A group that takes longer than this is decided in a thread, so that writes and health checks go on.
+_INLINE_SECONDS: Final = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What was observed for one round: the Snapshot, and of every ModelService its resource and what is wrong with it.
+
+    Services that cannot be planned are in `problems` and not in the Snapshot.
+    """
+
+    snapshot: Snapshot
+    resources: Mapping[ServiceKey, ModelService]
+    problems: Mapping[ServiceKey, tuple[Problem, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What a worker needs of one ModelService.
+
+    `service` and `decision` None: it could not be planned. `memory` None: nothing is remembered but what its status
+    says.
+    """
+
+    resource: ModelService
+    service: Service | None = None
+    decision: Decision | None = None
+    memory: Memory | None = None
+    problems: tuple[Problem, ...] = ()
+
+
+class PlanLoop:
+    """Observes, decides, publishes. `plans` is replaced as a whole and never changed in place.
+
+    `observe` makes the View, `partition` cuts its Snapshot into groups that share no pool, `decide` decides one, and
+    `remember` makes the memory that the next round shall see. `on_change` is told which services need a worker.
+    """
+
+    def __init__(
+        self,
+        *,
+        observe: Callable[[Mapping[ServiceKey, Memory]], View],
+        partition: Callable[[Snapshot], tuple[Snapshot, ...]],
+        decide: Callable[[Snapshot], PlanSet],
+        remember: Callable[[Service, Decision, float], Memory],
+        on_change: Callable[[ServiceKey], None],
+        interval: float,
+        now: Now = steady,
+    ) -> None:
+        self._observe, self._partition, self._decide = observe, partition, decide
+        self._remember, self._on_change = remember, on_change
+        self._interval, self._now = interval, now
+        self._dirty: set[ServiceKey] = set()
+        self._all_dirty = True
+        self._wake = asyncio.Event()
+        self._slow: dict[frozenset[ServiceKey], float] = {}  # group -> seconds its last decision took
+        self.plans: Mapping[ServiceKey, Planned] = {}
+        self.rounds = 0
+        self.failures = 0
+        self.round_seconds = 0.0
+        self.decided_at: float | None = None
+
+    def mark(self, key: ServiceKey) -> None:
+        """Decide for this service's group soon."""
+        self._dirty.add(key)
+        self._wake.set()
+
+    def mark_all(self) -> None:
+        """Decide for all soon."""
+        self._all_dirty = True
+        self._wake.set()
+
+    def reset(self) -> None:
+        """Forget every plan and memory: somebody else has decided meanwhile."""
+        self.plans = {}
+        self.mark_all()
+
+    async def run(self) -> None:
+        """Decide for ever; a failure is logged and tried again at the next round."""
+        last_full = self._now() - self._interval
+        while True:
+            await self._wait(last_full + self._interval)
+            await asyncio.sleep(DEBOUNCE_SECONDS)
+            began = self._now()
+            full = self._all_dirty or began >= last_full + self._interval
+            if full:
+                last_full = began
+            try:
+                await self.round(full=full)
+            except Exception:
+                self.failures += 1
+                logger.exception("a planning round failed")
+            self.round_seconds = self._now() - began
+            await asyncio.sleep(self.round_seconds * _REST_FACTOR)
+
+    async def round(self, *, full: bool) -> None:
+        """Observe, and decide for the groups that are due."""
+        dirty, self._dirty, self._all_dirty = self._dirty, set(), False
+        self._wake.clear()
+        view = self._observe({key: planned.memory for key, planned in self.plans.items() if planned.memory})
+        fresh: dict[ServiceKey, Planned] = {
+            key: Planned(resource=view.resources[key], memory=self._memory_of(key), problems=problems)
+            for key, problems in view.problems.items()
+        }
+        for group in self._partition(view.snapshot):
+            keys = frozenset(service.key for service in group.services)
+            if full or dirty & keys or not keys <= self.plans.keys():
+                fresh.update(await self._decide_group(group, keys, view))
+        self._publish(view, fresh)
+
+    async def _decide_group(
+        self, group: Snapshot, keys: frozenset[ServiceKey], view: View
+    ) -> dict[ServiceKey, Planned]:
+        """One group's decisions; when `decide` fails on it the others are not concerned."""
+        began = self._now()
+        try:
+            if self._slow.get(keys, 0.0) > _INLINE_SECONDS:
+                answer = await asyncio.to_thread(self._decide, group)
+            else:
+                answer = self._decide(group)
+        except Exception as error:
+            self.failures += 1
+            logger.exception("deciding for %s failed", ", ".join(sorted(map(str, keys))[:5]))
+            return {key: self._explain_failure(key, view, error) for key in keys}
+        self._slow = {group: seconds for group, seconds in self._slow.items() if group != keys}
+        self._slow[keys] = self._now() - began
+        fresh = {}
+        for service in group.services:
+            decision = answer.decisions[service.key]
+            memory = self._remember(service, decision, answer.at)
+            fresh[service.key] = Planned(view.resources[service.key], service, decision, memory)
+        return fresh
+
+    def _memory_of(self, key: ServiceKey) -> Memory | None:
+        return self.plans[key].memory if key in self.plans else None
+
+    def _explain_failure(self, key: ServiceKey, view: View, error: Exception) -> Planned:
+        """Keep what was decided before, and say so."""
+        problem = Problem(ProblemReason.PLANNING_FAILED, f"deciding failed: {error!r}; what runs stays as it is")
+        before = self.plans.get(key) or Planned(resource=view.resources[key])
+        return replace(before, problems=(problem,))
+
+    def _publish(self, view: View, fresh: Mapping[ServiceKey, Planned]) -> None:
+        before = self.plans
+        kept = {key: planned for key, planned in before.items() if key in view.resources}
+        self.plans = {**kept, **fresh}
+        groups = {frozenset(s.key for s in group.services) for group in self._partition(view.snapshot)}
+        self._slow = {keys: seconds for keys, seconds in self._slow.items() if keys in groups}
+        self.rounds += 1
+        self.decided_at = self._now()
+        for key, planned in fresh.items():
+            if key not in before or make_digest(planned) != make_digest(before[key]):
+                self._on_change(key)
+
+    async def _wait(self, until: float) -> None:
+        try:
+            await asyncio.wait_for(self._wake.wait(), max(0.0, until - self._now()))
+        except TimeoutError:
+            return
+
+
+def make_digest(planned: Planned) -> object:
+    """What of a plan concerns objects or conditions. Numbers that always move a little are left out."""
+    return _wish_digest(planned), _running_digest(planned.service), _decision_digest(planned.decision)
+
+
+def _wish_digest(planned: Planned) -> object:
+    metadata = planned.resource.metadata
+    return metadata.uid, metadata.generation, planned.problems
+
+
+def _running_digest(service: Service | None) -> object:
+    if service is None:
+        return None
+    return service.paused, tuple(
+        (v.name, v.desired, v.outdated, tuple((r.name, r.phase, r.node, r.gpus, r.ready_engines) for r in v.replicas))
+        for v in service.running
+    )
+
+
+def _decision_digest(decision: Decision | None) -> object:
+    if decision is None:
+        return None
+    plan = decision.plan
+    why: object = None
+    if isinstance(decision, Hold):
+        why = decision.reason
+    elif isinstance(decision, Infeasible):
+        why = decision.binding
+    return (
+        type(decision).__name__,
+        why,
+        decision.steps,
+        tuple((variant.placement, variant.replicas) for variant in plan.variants),
+        plan.binding,
+        decision.explanation.profile,
+        tuple(sorted((pod, round(left, 1)) for pod, left in decision.explanation.derating.items())),
+    )
