@@ -188,7 +188,10 @@ class MemoryStatus(Shape):
     last_move_at: Timestamp | None = Field(None, description="When replicas were last added or given up.")
     last_mix_change_at: Timestamp | None = Field(None, description="When the configurations were last changed.")
     startup_seconds_p90: Seconds | None = Field(None, description="Start-up time that 9 of 10 engines stay within.")
-    arrivals_per_second: Rate | None = Field(None, description="Request rate the last decision rested on.")
+    mix_wanted_since: Timestamp | None = Field(
+        None, description="Since when every plan found that another mix of configurations is worth its move."
+    )
+    traffic_seen: bool | None = Field(None, description="Requests have arrived once: spec.workload no longer counts.")
 
 
 class ModelServiceStatus(Shape):
