@@ -1,0 +1,88 @@
+"""Custom resources, read into typed ones once per version; what cannot be read is told, and stops nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TypeVar
+
+from shoal.api.base import Resource
+from shoal.api.convert import profile_to_domain
+from shoal.api.engine_class import EngineClass
+from shoal.api.errors import ApiError
+from shoal.api.gpu_pool import GPUPool
+from shoal.api.load import parse_object
+from shoal.api.model_profile import ModelProfile
+from shoal.api.model_service import ModelService
+from shoal.domain.profile import Profile
+from shoal.reconciler.items import Item, Kind
+from shoal.reconciler.kinds import ENGINE_CLASS, GPU_POOL, MODEL_PROFILE, Custom
+from shoal.reconciler.store import Store
+
+R = TypeVar("R", bound=Resource)
+_Version = tuple[int, Mapping[str, str]]
+
+
+class Library:
+    """Typed views of the store's custom resources. An entry is read again when its spec or annotations change."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._read: dict[str, tuple[_Version, Resource | ApiError]] = {}
+        self._profiles: dict[str, tuple[int, Profile]] = {}
+
+    def service(self, item: Item[Custom]) -> ModelService | ApiError:
+        """A ModelService without its status, or why it cannot be read."""
+        return self._get(ModelService, item)
+
+    def pools(self) -> dict[str, tuple[Item[Custom], GPUPool]]:
+        """Every readable pool that is not being deleted."""
+        return {item.name: (item, pool) for item, pool in self._all(GPU_POOL, GPUPool) if item.deleted_at is None}
+
+    def engine_class(self, name: str) -> EngineClass | None:
+        """The class of that name; None when there is none or it cannot be read."""
+        item = self._store.get(ENGINE_CLASS, None, name)
+        found = self._get(EngineClass, item) if item else None
+        return None if isinstance(found, ApiError) else found
+
+    def profiles(self) -> dict[str, list[Profile]]:
+        """Readable profiles by namespace."""
+        found: dict[str, list[Profile]] = {}
+        for item, resource in self._all(MODEL_PROFILE, ModelProfile):
+            known = self._profiles.get(item.uid)
+            if known is None or known[0] != item.generation:
+                known = self._profiles[item.uid] = (item.generation, profile_to_domain(resource))
+            found.setdefault(item.namespace or "", []).append(known[1])
+        return found
+
+    def unreadable(self, kind: Kind[Custom], model: type[Resource]) -> dict[str, str]:
+        """Name -> what is wrong, of the resources of a kind that cannot be read."""
+        answers = {item.name: self._get(model, item) for item in self._store.all(kind)}
+        return {name: str(answer) for name, answer in answers.items() if isinstance(answer, ApiError)}
+
+    def forget(self, uid: str) -> None:
+        """Drop what was read of an object that is gone."""
+        self._read.pop(uid, None)
+        self._profiles.pop(uid, None)
+
+    def _all(self, kind: Kind[Custom], model: type[R]) -> Iterator[tuple[Item[Custom], R]]:
+        for item in sorted(self._store.all(kind), key=lambda item: (item.namespace or "", item.name)):
+            found = self._get(model, item)
+            if not isinstance(found, ApiError):
+                yield item, found
+
+    def _get(self, model: type[R], item: Item[Custom]) -> R | ApiError:
+        version = item.generation, item.annotations
+        known = self._read.get(item.uid)
+        if known is None or known[0] != version:
+            known = self._read[item.uid] = version, _parse(model, item)
+        answer = known[1]
+        assert isinstance(answer, model | ApiError)
+        return answer
+
+
+def _parse(model: type[R], item: Item[Custom]) -> R | ApiError:
+    wish = {key: value for key, value in item.body.raw.items() if key != "status"}
+    try:
+        return parse_object(model, wish)
+    except ApiError as error:
+        return error

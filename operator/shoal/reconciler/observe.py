@@ -1,0 +1,196 @@
+"""Store and telemetry -> Snapshot. What cannot be planned is set aside with its reason, and concerns nobody else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from shoal.api.engine_class import EngineClass
+from shoal.api.errors import ApiError
+from shoal.api.gpu_pool import GPUPool
+from shoal.api.model_service import ModelService
+from shoal.domain.pool import Pool
+from shoal.domain.profile import Profile
+from shoal.domain.service import Load, Memory, RunningVariant, Service, ServiceKey
+from shoal.domain.snapshot import Brakes, Snapshot
+from shoal.reconciler.clock import Now
+from shoal.reconciler.inventory import Inventory, OwnedPool, make_inventory
+from shoal.reconciler.items import Item
+from shoal.reconciler.kinds import DEPLOYMENT, MODEL_SERVICE, NAMESPACE, Custom, Pod
+from shoal.reconciler.library import Library
+from shoal.reconciler.observe_replicas import Measurements, observe_variants
+from shoal.reconciler.planloop import View
+from shoal.reconciler.startups import Startups
+from shoal.reconciler.store import Store
+from shoal.reconciler.wishes import (
+    choose_pools,
+    engine_class_name,
+    find_class_problems,
+    make_pool,
+    make_service,
+)
+from shoal.render.names import ANNOTATION_IDENTITY
+from shoal.render.problems import Problem
+from shoal.render.reasons import ProblemReason
+from shoal.render.recipe import Recipe, compute_identity
+from shoal.render.remembered import memory_of
+
+
+class Telemetry(Measurements, Protocol):
+    """What is measured of services, pods and nodes."""
+
+    def load_of(self, service: ServiceKey) -> Load:
+        """The traffic of a service."""
+
+
+class ForeignPods(Protocol):
+    """Others' pods that hold extended resources."""
+
+    @property
+    def foreign(self) -> tuple[Item[Pod], ...] | None:
+        """None: they could not be listed."""
+
+
+@dataclass(frozen=True, slots=True)
+class _World:
+    """What all services of one round share."""
+
+    pools: Mapping[str, tuple[Item[Custom], GPUPool]]
+    models: Mapping[str, GPUPool]
+    profiles: Mapping[str, Sequence[Profile]]
+    inventory: Inventory
+
+
+class Observer:
+    """Makes the View of a round. `inventory` is that of the last one."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        library: Library,
+        telemetry: Telemetry,
+        foreign: ForeignPods,
+        startups: Startups,
+        operator_namespace: str,
+        brakes: Brakes,
+        now: Now,
+    ) -> None:
+        self._store, self._library, self._telemetry = store, library, telemetry
+        self._foreign, self._startups = foreign, startups
+        self._namespace, self._brakes, self._now = operator_namespace, brakes, now
+        self._identities: dict[tuple[object, ...], str] = {}
+        self.inventory = Inventory()
+
+    def observe(self, memories: Mapping[ServiceKey, Memory]) -> View:
+        """See everything once. `memories`: what is remembered in memory; the rest is read from the statuses."""
+        world = self._observe_world()
+        services: list[Service] = []
+        resources: dict[ServiceKey, ModelService] = {}
+        problems: dict[ServiceKey, tuple[Problem, ...]] = {}
+        for item in sorted(self._store.all(MODEL_SERVICE), key=lambda item: (item.namespace or "", item.name)):
+            if item.deleted_at is not None:
+                continue
+            key = ServiceKey(item.namespace or "", item.name)
+            resource = self._library.service(item)
+            if isinstance(resource, ApiError):
+                resources[key], problems[key] = _make_stand_in(item), (_unreadable(resource),)
+                continue
+            resources[key] = resource
+            found = self._observe_service(item, resource, world, memories.get(key))
+            if isinstance(found, Service):
+                services.append(found)
+            else:
+                problems[key] = found
+        return View(self._make_snapshot(world, services), resources, problems)
+
+    def _observe_world(self) -> _World:
+        pools = self._library.pools()
+        models = {name: pool for name, (_, pool) in pools.items()}
+        owned = [OwnedPool(item.created_at, pool) for item, pool in pools.values()]
+        self.inventory = make_inventory(self._store, owned, self._foreign.foreign)
+        return _World(pools, models, self._library.profiles(), self.inventory)
+
+    def _make_snapshot(self, world: _World, services: Sequence[Service]) -> Snapshot:
+        namespaces = {service.key.namespace for service in services}
+        labels = {name: self._labels_of(name) or {} for name in namespaces}
+        pools: tuple[Pool, ...] = tuple(
+            make_pool(pool, world.inventory.stocks.get(name), labels) for name, pool in world.models.items()
+        )
+        profiles = [p for name in sorted({*namespaces, self._namespace}) for p in world.profiles.get(name, ())]
+        return Snapshot(
+            now=self._now(),
+            services=tuple(services),
+            pools=pools,
+            profiles=tuple(profiles),
+            operator_namespace=self._namespace,
+            brakes=self._brakes,
+        )
+
+    def _observe_service(
+        self, item: Item[Custom], resource: ModelService, world: _World, memory: Memory | None
+    ) -> Service | tuple[Problem, ...]:
+        namespace = item.namespace or ""
+        engine = self._library.engine_class(engine_class_name(resource))
+        choice = choose_pools(resource, world.models, self._labels_of(namespace))
+        wrong = (*find_class_problems(resource, engine), *(choice.problems if not choice.allowed else ()))
+        if engine is None or wrong:
+            return wrong
+        profiles = (*world.profiles.get(namespace, ()), *world.profiles.get(self._namespace, ()))
+        wish = make_service(resource, engine, choice, profiles, created_at=item.created_at)
+        running = observe_variants(
+            self._store, world.inventory, self._telemetry, namespace=namespace, service=item.name, owner=item.uid
+        )
+        remembered = memory or memory_of(item.body.raw.get("status"))
+        return replace(
+            wish,
+            running=tuple(self._judge(variant, resource, engine, wish, world) for variant in running),
+            load=self._telemetry.load_of(wish.key),
+            memory=replace(
+                remembered, startup_p90_seconds=self._startups.p90(wish.key) or remembered.startup_p90_seconds
+            ),
+        )
+
+    def _judge(
+        self, variant: RunningVariant, resource: ModelService, engine: EngineClass, wish: Service, world: _World
+    ) -> RunningVariant:
+        """Say whether a variant still runs what is asked for. One whose pool is gone keeps running as it is."""
+        pool = world.models.get(variant.placement.pool)
+        item = self._store.get(DEPLOYMENT, wish.key.namespace, variant.name)
+        if pool is None or item is None:
+            return variant
+        recipe = Recipe(resource, pool, engine, variant.placement, wish.max_context_tokens, wish.facts)
+        outdated = item.annotations.get(ANNOTATION_IDENTITY) != self._identity(recipe)
+        return replace(variant, outdated=outdated)
+
+    def _identity(self, recipe: Recipe) -> str:
+        """The identity of a recipe, made once: it is asked for in every round."""
+        parts = (recipe.service.metadata, recipe.pool.metadata, recipe.engine.metadata)
+        key = (
+            *((part.uid, part.generation) for part in parts),
+            recipe.placement,
+            recipe.max_context_tokens,
+            recipe.facts,
+        )
+        if key not in self._identities:
+            if len(self._identities) > 10_000:
+                self._identities.clear()
+            self._identities[key] = compute_identity(recipe)
+        return self._identities[key]
+
+    def _labels_of(self, namespace: str) -> Mapping[str, str] | None:
+        item = self._store.get(NAMESPACE, None, namespace)
+        return item.labels if item else None
+
+
+def _unreadable(error: ApiError) -> Problem:
+    text = f"{error.field or 'the object'}: {error.problem}; install the CRDs of this operator's version"
+    return Problem(ProblemReason.NOT_READABLE, text)
+
+
+def _make_stand_in(item: Item[Custom]) -> ModelService:
+    """A resource with the identity of one that cannot be read, so that its status can be written."""
+    metadata = {"name": item.name, "namespace": item.namespace, "uid": item.uid, "generation": item.generation}
+    wish = {"model": {"name": "unreadable"}, "slo": {"ttftMilliseconds": 1}}
+    return ModelService.model_validate({"metadata": metadata, "spec": wish})
