@@ -79,7 +79,10 @@ class ApiClient:
         content_type: str = "application/json",
         timeout: float = 15.0,
     ) -> Object:
-        """Send one request and return the decoded answer. Raises ApiError; aiohttp.ClientError and TimeoutError."""
+        """Send one request and return the decoded answer; plain text comes as `{"text": ...}`.
+
+        Raises ApiError, aiohttp.ClientError and TimeoutError.
+        """
         data = None if body is None else json.dumps(body).encode()
         async with self._session.request(
             method,
@@ -92,7 +95,7 @@ class ApiClient:
             text = await response.text()
             if response.status >= 400:
                 raise _make_error(response.status, text)
-            return _decode(text)
+            return _decode(text) if response.content_type == "application/json" else {"text": text}
 
     async def get(self, path: str, **params: str) -> Object:
         """GET one object or list."""
@@ -188,15 +191,15 @@ def _replace_known(known: dict[str, Object], items: Iterable[Object]) -> list[tu
 
 
 def _decode(text: str) -> Object:
-    """Decode an answer; health checks answer in plain text."""
-    if not text.startswith("{"):
-        return {"text": text}
     decoded: Object = json.loads(text)
     return decoded
 
 
 def _make_error(status: int, text: str) -> ApiError:
-    answer = _decode(text)
+    try:
+        answer = _decode(text)
+    except ValueError:
+        answer = {}
     return ApiError(status, answer.get("reason", "Unknown"), answer.get("message", text[:500]))
 
 

@@ -49,6 +49,7 @@ class Agent:
         self._runners: dict[str, PodRunner] = {}
         self._addresses = itertools.cycle(slot.pods())
         self._used: set[str] = set()
+        self._discarding: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, then end every pod at once."""
@@ -160,8 +161,12 @@ class Agent:
         runner = self._runners.pop(uid, None)
         if runner is not None:
             self._events.forget(uid)
-            task = asyncio.ensure_future(runner.discard())
-            task.add_done_callback(lambda _: self._used.discard(runner.context.address))
+            self._discarding.add(task := asyncio.ensure_future(self._discard(runner)))
+            task.add_done_callback(self._discarding.discard)
+
+    async def _discard(self, runner: PodRunner) -> None:
+        await runner.discard()
+        self._used.discard(runner.context.address)
 
     # -- Services, GPUs ------------------------------------------------------------------------------------------------
 
@@ -243,7 +248,7 @@ class Agent:
         """Lose the node: nothing on it runs, and nothing is reported any more."""
         node.failed = True
         lost = [uid for uid, runner in self._runners.items() if runner.context.node_address == node.address]
-        await asyncio.gather(*(self._runners.pop(uid).discard() for uid in lost))
+        await asyncio.gather(*(self._discard(self._runners.pop(uid)) for uid in lost))
 
     async def _heal_node(self, node: Node) -> None:
         """Boot the node: its pods start again."""

@@ -250,7 +250,9 @@ class PodRunner:
         gates = (self.context.pod.get("status") or {}).get("conditions") or []
         status = make_status(self.context.pod, self.records, facts, [*known, *gates])
         if status != self._reported:
-            body = {"metadata": {"uid": self.context.uid}, "status": status}
+            # The API merges podIPs by address, which would keep the one from before a reboot.
+            addresses = [{"$patch": "replace"}, *status["podIPs"]]
+            body = {"metadata": {"uid": self.context.uid}, "status": {**status, "podIPs": addresses}}
             path = f"{self.context.path}/status"
             await self.context.settings.client.patch(path, body, content_type=STRATEGIC_PATCH)
             self._reported = status
