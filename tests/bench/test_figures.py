@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def test_result_file_says_how_it_came_about(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("value", "verdict"), [(0.5, "met"), (2.0, "MISSED")])
 def test_table_prints_a_missed_target_as_missed(value: float, verdict: str) -> None:
-    console = Console(width=200, record=True)
+    console = Console(width=200, record=True, file=io.StringIO())
     console.print(make_table(make_result(value)))
     assert verdict in console.export_text()
 
