@@ -1,0 +1,259 @@
+"""From a choice and its steps to the Decision that is published: typed numbers, and one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from shoal.domain.configuration import Placement
+from shoal.domain.plan import (
+    Capacity,
+    Decision,
+    Demand,
+    Explanation,
+    Hold,
+    Infeasible,
+    NearestFeasible,
+    Plan,
+    PlannedVariant,
+    Prediction,
+    RejectedOption,
+    Scale,
+)
+from shoal.domain.pool import Pool
+from shoal.domain.reasons import Binding, HoldReason, ProfileState, Rejection
+from shoal.domain.service import Mode, RequiredProfile
+from shoal.planner import explain
+from shoal.planner.assess import Assessment
+from shoal.planner.frontier import frontier_of
+from shoal.planner.ledger import UNBOUNDED, PoolRoom, Room
+from shoal.planner.rollout import Rollout
+from shoal.planner.sizing import size, total_cost, total_gpus, total_rate
+from shoal.planner.stabilise import Choice
+
+MOST_UTILISED: float = 1000.0  # stands for a demand without any capacity
+UNKNOWN = Capacity(0.0, 0.0, None, None, 0.0, ProfileState.MISSING, None, "unknown")
+NO_DEMAND = Demand(rate=0.0, forecast=0.0, standard_error=0.0, slope=0.0, window_seconds=0.0, observed=False)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All that was found out about one service. `contested`: pools in which services of higher priority have a part."""
+
+    assessment: Assessment
+    choice: Choice
+    room: Room
+    rollout: Rollout
+    contested: frozenset[str]
+
+    @property
+    def carried(self) -> float:
+        """Requests per second the target carries within the objective."""
+        fleets = self.assessment.fleets
+        return total_rate({p: n for p, n in self.choice.counts.items() if p in fleets}, fleets)
+
+
+def make_decision(outcome: Outcome, pools: Mapping[str, Pool]) -> Decision:
+    """The closed answer for one service."""
+    assessment, choice = outcome.assessment, outcome.choice
+    if choice.hold is HoldReason.PAUSED:
+        return _hold(outcome, HoldReason.PAUSED)
+    if not assessment.fleets or (not choice.counts and not choice.enough and choice.hold is None):
+        return _impossible(outcome, pools)
+    if choice.hold is HoldReason.INVENTORY_UNREADABLE:
+        return _hold(outcome, choice.hold)
+    if not choice.enough or assessment.nearest is not None:
+        return _short(outcome, pools)
+    if choice.hold is not None:
+        return _hold(outcome, choice.hold)
+    return _scale(outcome)
+
+
+def _scale(outcome: Outcome) -> Scale:
+    assessment = outcome.assessment
+    plan = _plan(outcome, _usual_binding(outcome))
+    message = explain.explain_choice(assessment, outcome.choice, outcome.carried)
+    return Scale(
+        service=assessment.service.key,
+        plan=plan,
+        steps=outcome.rollout.steps,
+        explanation=_explanation(outcome, message),
+        moved=_moved(outcome),
+    )
+
+
+def _hold(outcome: Outcome, reason: HoldReason) -> Hold:
+    message = explain.explain_hold(outcome.assessment, reason)
+    return Hold(
+        service=outcome.assessment.service.key,
+        reason=reason,
+        plan=_plan(outcome, Binding.DEMAND),
+        steps=outcome.rollout.steps,
+        explanation=_explanation(outcome, message),
+    )
+
+
+def _short(outcome: Outcome, pools: Mapping[str, Pool]) -> Infeasible:
+    """Something runs, or shall, but it is too little or too slow."""
+    assessment = outcome.assessment
+    needed = _needed_gpus(assessment)
+    binding = Binding.LATENCY if assessment.nearest is not None else _shortage(outcome)
+    nearest = assessment.nearest or NearestFeasible(rate=outcome.carried, gpus=needed)
+    message = explain.explain_shortage(assessment, binding, outcome.carried, needed, pools)
+    return Infeasible(
+        service=assessment.service.key,
+        binding=binding,
+        plan=_plan(outcome, binding),
+        steps=outcome.rollout.steps,
+        explanation=_explanation(outcome, message),
+        nearest=nearest,
+        moved=_moved(outcome),
+    )
+
+
+def _impossible(outcome: Outcome, pools: Mapping[str, Pool]) -> Infeasible:
+    """Nothing can be planned; what runs is left alone, and memory keeps its target."""
+    assessment = outcome.assessment
+    if assessment.fleets:
+        needed = _needed_gpus(assessment)
+        binding = _shortage(outcome)
+        message = explain.explain_shortage(assessment, binding, 0.0, needed, pools)
+        nearest = NearestFeasible(rate=0.0, gpus=needed)
+    else:
+        binding = _obstacle(assessment)
+        message = explain.explain_impossible(assessment, binding)
+        nearest = NearestFeasible()
+    return Infeasible(
+        service=assessment.service.key,
+        binding=binding,
+        plan=Plan((), _predict(outcome), 0.0, binding),
+        steps=outcome.rollout.steps,
+        explanation=_explanation(outcome, message),
+        nearest=nearest,
+        moved=False,
+    )
+
+
+def _plan(outcome: Outcome, binding: Binding) -> Plan:
+    fleets, counts = outcome.assessment.fleets, outcome.choice.counts
+    variants = tuple(
+        PlannedVariant(p, n, fleets[p].option.rating.capacity if p in fleets else UNKNOWN)
+        for p, n in sorted(counts.items())
+        if n > 0
+    )
+    cost = total_cost({p: n for p, n in counts.items() if p in fleets}, fleets)
+    return Plan(variants, _predict(outcome), round(cost, 4), binding)
+
+
+def _predict(outcome: Outcome) -> Prediction:
+    """Latencies at the present demand, loaded in proportion to what replicas carry; the slowest counts."""
+    demand = outcome.assessment.demand or NO_DEMAND
+    if outcome.carried <= 0:
+        return Prediction(None, None, MOST_UTILISED if demand.rate > 0 else 0.0)
+    share = demand.rate / outcome.carried
+    ttft: list[float] = []
+    itl: list[float] = []
+    for placement in outcome.choice.counts:
+        fleet = outcome.assessment.fleets.get(placement)
+        if fleet is None:
+            continue
+        rating = fleet.option.rating
+        for values, value in zip((ttft, itl), rating.curve.latencies(share * rating.capacity.rate), strict=True):
+            if value is not None:
+                values.append(value)
+    return Prediction(max(ttft, default=None), max(itl, default=None), min(MOST_UTILISED, share))
+
+
+def _explanation(outcome: Outcome, message: str) -> Explanation:
+    assessment = outcome.assessment
+    if outcome.rollout.blocked:
+        message += explain.explain_blocked(assessment)
+    return Explanation(
+        demand=assessment.demand or NO_DEMAND,
+        profile=assessment.profile,
+        frontier=frontier_of(fleet.option for fleet in assessment.fleets.values()),
+        rejected=(*assessment.rejected, *_not_taken(outcome)),
+        message=message,
+        derating=assessment.derating,
+        mix_wanted_since=outcome.choice.mix_wanted_since,
+    )
+
+
+def _not_taken(outcome: Outcome) -> list[RejectedOption]:
+    """Options that could serve and are not in the plan, each with its reason."""
+    assessment, choice = outcome.assessment, outcome.choice
+    rate = (assessment.demand or NO_DEMAND).forecast
+    chosen = total_cost({p: n for p, n in choice.counts.items() if p in assessment.fleets}, assessment.fleets)
+    cheaper = choice.cheaper.counts if choice.cheaper else {}
+    rejected = []
+    for placement, fleet in sorted(assessment.fleets.items()):
+        if choice.counts.get(placement):
+            continue
+        if outcome.room.most(placement, {}) == 0:
+            verdict = Rejection.NO_STOCK, "no GPU is left for it"
+        elif placement in cheaper and choice.cheaper:
+            verdict = (
+                Rejection.MOVE_NOT_WORTH_IT,
+                f"{explain.describe(cheaper)} would cost {choice.cheaper.cost:.4g}/h against {chosen:.4g}/h; the "
+                "saving must outweigh the move, in three successive plans",
+            )
+        else:
+            verdict = Rejection.COSTLIER, explain.explain_costlier(fleet, rate, assessment.least, chosen)
+        rejected.append(RejectedOption(placement, *verdict))
+    return rejected
+
+
+def _moved(outcome: Outcome) -> bool:
+    memory = outcome.assessment.service.memory
+    before: dict[Placement, int] = {}
+    for placed in memory.target or ():
+        before[placed.placement] = before.get(placed.placement, 0) + placed.replicas
+    after = {p: n for p, n in outcome.choice.counts.items() if n > 0}
+    return memory.target is None or {p: n for p, n in before.items() if n > 0} != after
+
+
+def _usual_binding(outcome: Outcome) -> Binding:
+    assessment = outcome.assessment
+    if assessment.service.mode is Mode.MANUAL and assessment.service.manual is not None:
+        return Binding.MANUAL
+    count = sum(outcome.choice.counts.values())
+    demand = assessment.demand or NO_DEMAND
+    needs_fewer = count > 0 and demand.forecast <= outcome.carried * (count - 1) / count
+    return Binding.FLOOR if count <= assessment.least and needs_fewer else Binding.DEMAND
+
+
+def _shortage(outcome: Outcome) -> Binding:
+    """Which bound keeps the next replica out."""
+    assessment, counts, room = outcome.assessment, outcome.choice.counts, outcome.room
+    smallest = min(fleet.option.gpus for fleet in assessment.fleets.values())
+    if room.limit - total_gpus(counts) < smallest:
+        return Binding.LIMIT
+    by_quota = False
+    for name, pool_room in room.pools.items():
+        used = total_gpus({p: n for p, n in counts.items() if p.pool == name})
+        by_quota = by_quota or pool_room.quota - used < smallest <= pool_room.stock - used
+    if by_quota:
+        return Binding.QUOTA
+    return Binding.PRIORITY if outcome.contested & set(assessment.pools) else Binding.STOCK
+
+
+def _obstacle(assessment: Assessment) -> Binding:
+    """Why there is no option at all."""
+    reasons = {rejected.reason for rejected in assessment.rejected}
+    if not assessment.pools:
+        return Binding.POOL
+    unprofiled = {Rejection.NOT_MEASURED, Rejection.ESTIMATE_MAY_NOT_SHARE}
+    if assessment.service.required_profile is RequiredProfile.MEASURED and reasons & unprofiled:
+        return Binding.PROFILE
+    if Rejection.DOES_NOT_FIT in reasons and Rejection.NOT_MEASURED not in reasons:
+        return Binding.MEMORY
+    return Binding.PROFILE if reasons & unprofiled else Binding.POOL
+
+
+def _needed_gpus(assessment: Assessment) -> int | None:
+    """GPUs the demand needs if there were enough of all; None when that cannot be said."""
+    open_pool = PoolRoom(UNBOUNDED, groups=(UNBOUNDED, UNBOUNDED, UNBOUNDED, UNBOUNDED))
+    room = Room(dict.fromkeys(assessment.pools, open_pool))
+    rate = (assessment.demand or NO_DEMAND).forecast
+    sized = size(assessment.fleets, rate, assessment.least, room)
+    return total_gpus(sized.counts) if sized.enough else None

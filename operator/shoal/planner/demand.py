@@ -1,0 +1,189 @@
+"""Arrivals -> the request rate to plan for.
+
+Counts are over-dispersed Poisson. A change-point test finds where the present rate began, a slope is believed only
+above four of its standard errors, and the forecast is for the moment a new replica would be ready.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shoal.domain.plan import Demand
+from shoal.domain.service import Load, Tick, Workload
+
+WINDOW_SECONDS: Final = 300.0
+CHANGE: Final = 14.0  # likelihood ratio, over dispersion, from which a change of rate is believed
+MOST_CHANGES: Final = 6
+SUM_SECONDS: Final = 30.0  # dispersion is taken from sums this long
+MOST_DISPERSION: Final = 50.0
+LEAST_DIFFERENCES: Final = 6  # fewer second differences say nothing about dispersion
+SLOPE_SECONDS: Final = 60.0
+SLOPE_ERRORS: Final = 4.0
+RECENT_SECONDS: Final = 30.0  # incomplete ticks this young bound the rate from below
+FRESH: Final = 0.9  # share of engines and ticks that must be known before anything is taken away
+MOST_UNCERTAIN: Final = 0.25
+_NORMAL_MAD: Final = 1.4826  # standard deviation of a normal distribution over its median absolute deviation
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Arrivals:
+    """What the ticks say: `rate` in requests per second over the last `seconds`, in which nothing changed abruptly."""
+
+    rate: float
+    seconds: float
+    standard_error: float
+    slope: float
+
+
+def uncertainty(demand: Demand) -> float:
+    """Relative error within which the rate is believed to lie: three standard errors, at most a quarter."""
+    if demand.rate <= 0:
+        return MOST_UNCERTAIN if demand.observed else 0.0
+    return min(MOST_UNCERTAIN, 3 * demand.standard_error / demand.rate)
+
+
+def rate_now(demand: Demand) -> float:
+    """The rate at the end of the window, a trend included."""
+    return max(0.0, demand.rate + demand.slope * demand.window_seconds / 2)
+
+
+def declared_demand(workload: Workload) -> Demand:
+    """The demand before any traffic was seen: what was declared or assumed, without error or trend."""
+    rate = _positive(workload.rate)
+    return Demand(rate=rate, forecast=rate, standard_error=0.0, slope=0.0, window_seconds=0.0, observed=False)
+
+
+def observed_demand(load: Load, startup_seconds: float, stuck_replicas: int) -> Demand | None:
+    """The demand behind the ticks; None when no tick tells anything.
+
+    Incomplete ticks are lower bounds: the law is applied to complete ones, and what arrived at least in the last ticks
+    counts where it is more.
+    """
+    tick_seconds = _positive(load.tick_seconds) or 5.0
+    ticks = [tick if _is_count(tick.count) else Tick(0.0, complete=False) for tick in load.ticks]
+    if not ticks:
+        return None
+    complete = np.array([tick.count for tick in ticks if tick.complete], dtype=np.float64)
+    arrivals = estimate_arrivals(complete, tick_seconds) if complete.size else None
+    lower = _lower_bound(ticks, tick_seconds)
+    if lower is not None and (arrivals is None or lower.rate - lower.standard_error > arrivals.rate):
+        arrivals = lower
+    if arrivals is None:
+        return None
+    demand = Demand(
+        rate=arrivals.rate,
+        forecast=0.0,
+        standard_error=arrivals.standard_error,
+        slope=arrivals.slope,
+        window_seconds=arrivals.seconds,
+        observed=True,
+        stuck_replicas=stuck_replicas,
+    )
+    return replace(demand, forecast=rate_now(demand) + max(0.0, demand.slope) * max(0.0, startup_seconds))
+
+
+def is_fresh(load: Load) -> bool:
+    """Whether enough is known to take something away: engines read lately, and ticks of the last minutes complete."""
+    recent = load.ticks[-int(WINDOW_SECONDS / (_positive(load.tick_seconds) or 5.0)) :]
+    complete = sum(tick.complete and _is_count(tick.count) for tick in recent)
+    return load.fresh_fraction >= FRESH and complete >= FRESH * len(recent)
+
+
+def estimate_arrivals(counts: Floats, tick_seconds: float) -> Arrivals:
+    """The law of arrivals on counts per tick, oldest first (at least one)."""
+    phi = dispersion(counts, tick_seconds)
+    start = window_start(counts, phi, int(WINDOW_SECONDS / tick_seconds))
+    window = counts[start:]
+    seconds = len(window) * tick_seconds
+    rate = float(window.sum()) / seconds
+    return Arrivals(
+        rate=rate,
+        seconds=seconds,
+        standard_error=math.sqrt(phi * rate / seconds),
+        slope=_believed_slope(window, phi, tick_seconds),
+    )
+
+
+def dispersion(counts: Floats, tick_seconds: float) -> float:
+    """Variance over mean of arrivals, from second differences of 30 s sums, in which steady ramps cancel."""
+    per_sum = max(1, round(SUM_SECONDS / tick_seconds))
+    whole = len(counts) // per_sum
+    if whole < LEAST_DIFFERENCES + 2:
+        return 1.0
+    sums = counts[len(counts) - whole * per_sum :].reshape(whole, per_sum).sum(axis=1)
+    mean = float(sums.sum()) / whole
+    if mean <= 0:
+        return 1.0
+    differences = np.sort(np.abs(sums[2:] - 2 * sums[1:-1] + sums[:-2]))
+    deviation = _NORMAL_MAD * float(differences[len(differences) // 2])
+    return min(MOST_DISPERSION, max(1.0, deviation * deviation / (6 * mean)))
+
+
+def window_start(counts: Floats, phi: float, longest: int) -> int:
+    """Index where the present rate began: after the last believed change of rate, at most `longest` ticks ago."""
+    start = max(0, len(counts) - longest)
+    for _ in range(MOST_CHANGES):
+        split, ratio = _best_split(counts[start:])
+        if ratio / phi <= CHANGE:
+            break
+        start += split
+    return start
+
+
+def _best_split(counts: Floats) -> tuple[int, float]:
+    """The split that two Poisson rates explain best against one, and the logarithm of that likelihood ratio."""
+    n = len(counts)
+    if n < 2:
+        return 0, 0.0
+    before = np.cumsum(counts)
+    total = float(before[-1])
+    if total <= 0:
+        return 0, 0.0
+    left = before[:-1]
+    right = total - left
+    sizes = np.arange(1, n, dtype=np.float64)
+    ratio = _entropy(left, sizes) + _entropy(right, n - sizes) - total * math.log(total / n)
+    best = int(ratio.argmax())
+    return best + 1, float(ratio[best])
+
+
+def _entropy(sums: Floats, sizes: Floats) -> Floats:
+    return np.asarray(sums * np.log(np.maximum(sums, 1e-12) / sizes), dtype=np.float64)
+
+
+def _believed_slope(window: Floats, phi: float, tick_seconds: float) -> float:
+    """Least-squares slope in requests per second, per second; 0 unless it exceeds four of its standard errors."""
+    n = len(window)
+    if n * tick_seconds < SLOPE_SECONDS or n < 3:
+        return 0.0
+    times = (np.arange(n) - (n - 1) / 2) * tick_seconds
+    spread = float(times @ times)
+    slope = float(times @ window) / tick_seconds / spread
+    variance = phi * float(window.sum()) / n / tick_seconds**2
+    return slope if abs(slope) > SLOPE_ERRORS * math.sqrt(variance / spread) else 0.0
+
+
+def _lower_bound(ticks: Sequence[Tick], tick_seconds: float) -> Arrivals | None:
+    """What arrived at least, over the last ticks, when one of them is incomplete."""
+    recent = ticks[-max(1, round(RECENT_SECONDS / tick_seconds)) :]
+    if all(tick.complete for tick in recent):
+        return None
+    seconds = len(recent) * tick_seconds
+    rate = sum(tick.count for tick in recent) / seconds
+    return Arrivals(rate, seconds, math.sqrt(rate / seconds), 0.0)
+
+
+def _is_count(value: float) -> bool:
+    return math.isfinite(value) and value >= 0
+
+
+def _positive(value: float) -> float:
+    return value if math.isfinite(value) and value > 0 else 0.0

@@ -1,0 +1,254 @@
+"""Every configuration of a pool: what it would carry for a service, or why it may not be used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Final
+
+from shoal.domain.configuration import Configuration, Placement
+from shoal.domain.plan import FrontierPoint, RejectedOption
+from shoal.domain.pool import Pool
+from shoal.domain.profile import ModelFacts, Profile
+from shoal.domain.reasons import ProfileState, Rejection
+from shoal.planner.capacity import Basis, Rating, rate_row
+from shoal.planner.checks import Candidate, Needs, first_objection, is_possible
+from shoal.planner.datasheets import find_datasheet
+from shoal.planner.estimate import DEFAULT_MAX_NUM_BATCHED_TOKENS, DEFAULT_MAX_NUM_SEQS, estimate_row
+from shoal.planner.ledger import node_size
+from shoal.planner.memory import kv_tokens
+from shoal.planner.rows import RowChoice, choose_rows
+
+TENSOR: Final = (1, 2, 4, 8)
+SHARED: Final = (2, 4)
+KV_TOLERANCE: Final = 0.85  # our memory bound is rougher than what an engine reports: trust the report within this
+FREE: Final = 1e-6  # stands for a price of 0, so that fewer GPUs still cost less
+
+Shape = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A placement that could be used, with what one replica of it carries at full clock."""
+
+    placement: Placement
+    basis: Basis
+    rating: Rating
+    price: float  # of one GPU for an hour, never 0
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of one replica."""
+        return self.placement.configuration.gpus_per_replica
+
+    @property
+    def rate(self) -> float:
+        """Requests per second of one replica within the objective."""
+        return self.rating.capacity.rate * self.placement.configuration.engines_per_replica
+
+    @property
+    def overload_rate(self) -> float:
+        """Requests per second of one replica when overloaded."""
+        return self.rating.capacity.overload_rate * self.placement.configuration.engines_per_replica
+
+    @property
+    def cost(self) -> float:
+        """Price of one replica for an hour."""
+        return self.price * self.gpus
+
+    @property
+    def cost_of_rate(self) -> float:
+        """Price of one request per second for an hour."""
+        return self.cost / self.rate
+
+    @property
+    def estimated(self) -> bool:
+        """Whether its capacity is an estimate, which may add replicas and nothing else."""
+        return self.rating.capacity.source is ProfileState.ESTIMATED
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What a pool offers a service. `too_slow` would fit but misses the objective even when idle."""
+
+    options: tuple[Option, ...] = ()
+    too_slow: tuple[Option, ...] = ()
+    rejected: tuple[RejectedOption, ...] = ()
+
+
+class _Same:
+    """A key by identity: profiles are large, and the same objects come back in every snapshot."""
+
+    __slots__ = ("it",)
+
+    def __init__(self, it: Profile) -> None:
+        self.it = it
+
+    def __hash__(self) -> int:
+        return id(self.it)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.it is self.it
+
+
+def survey_pool(needs: Needs, pool: Pool, profiles: Iterable[Profile]) -> Survey:
+    """All configurations of one pool for one service; `profiles` are those of its model, own namespace first."""
+    stockless = replace(pool, stock=None, admissions=(), max_gpus=None)
+    return _survey(needs, stockless, largest_island(pool), tuple(_Same(profile) for profile in profiles))
+
+
+def largest_island(pool: Pool) -> int:
+    """GPUs that can serve one engine together: those of the largest node, at most an island."""
+    return min(node_size(pool), pool.island_size or node_size(pool))
+
+
+def frontier_of(options: Iterable[Option]) -> tuple[FrontierPoint, ...]:
+    """The options no other one beats on capacity per GPU, latency and cost, best capacity per GPU first."""
+    merits = [(option, _merits(option)) for option in options]
+    best = [option for option, own in merits if not any(_beats(other, own) for _, other in merits)]
+    best.sort(key=lambda option: (-option.rate / option.gpus, option.placement))
+    return tuple(
+        FrontierPoint(
+            placement=option.placement,
+            capacity=option.rating.capacity,
+            rate_per_gpu=option.rate / option.gpus,
+            cost_per_million_requests=option.cost_of_rate / 3600 * 1e6,
+        )
+        for option in best
+    )
+
+
+@lru_cache(maxsize=8192)
+def _survey(needs: Needs, pool: Pool, island: int, keys: tuple[_Same, ...]) -> Survey:
+    profiles = tuple(key.it for key in keys)
+    chosen = choose_rows(profiles, pool.accelerator, needs.engine, needs.required, needs.lengths)
+    options: list[Option] = []
+    too_slow: list[Option] = []
+    rejected: list[RejectedOption] = []
+    for candidate in _candidates(needs, pool, island, chosen):
+        placement = Placement(pool.name, candidate.configuration)
+        objection = first_objection(candidate)
+        option = None if objection else _make_option(candidate)
+        if objection is None and option is None:
+            objection = (Rejection.NOT_MEASURED, "the profile's numbers for this configuration cannot be used")
+        if option is not None and option.rating.floor is not None:
+            too_slow.append(option)
+            objection = _too_slow(option)
+        if objection is not None:
+            rejected.append(RejectedOption(placement, *objection))
+        elif option is not None:
+            options.append(option)
+    kept, dominated = _without_dominated(options, needs.kept)
+    return Survey(tuple(kept), tuple(too_slow), (*rejected, *dominated))
+
+
+def _candidates(needs: Needs, pool: Pool, island: int, chosen: dict[Configuration, RowChoice]) -> list[Candidate]:
+    shapes: set[Shape] = {(tensor, 1) for tensor in (*TENSOR, *needs.parallelism.tensor)}
+    shapes |= {(1, engines) for engines in (*SHARED, *needs.parallelism.engines_per_gpu)}
+    candidates = []
+    configurations = {c for shape in shapes if (c := _default(pool, shape)) is not None}
+    profiled_shapes = {_shape(c) for c in chosen}
+    configurations = {c for c in configurations if _shape(c) not in profiled_shapes} | set(chosen)
+    configurations |= {c for c in needs.kept if c.accelerator == pool.accelerator}
+    for configuration in sorted(configurations):
+        choice = chosen.get(configuration)
+        facts = needs.facts or (choice.profile.facts if choice else _any_facts(chosen))
+        candidates.append(Candidate(needs, pool, island, configuration, choice, facts))
+    smallest = min(
+        (c.configuration.tensor_parallel for c in candidates if _unshared(c) and is_possible(c)), default=None
+    )
+    return [replace(c, smallest=smallest, profiled=bool(chosen)) for c in candidates]
+
+
+def _default(pool: Pool, shape: Shape) -> Configuration | None:
+    if min(shape) != 1:
+        return None
+    return Configuration(pool.accelerator, *shape, DEFAULT_MAX_NUM_SEQS, DEFAULT_MAX_NUM_BATCHED_TOKENS)
+
+
+def _shape(configuration: Configuration) -> Shape:
+    return configuration.tensor_parallel, configuration.engines_per_gpu
+
+
+def _unshared(candidate: Candidate) -> bool:
+    return candidate.configuration.engines_per_gpu == 1
+
+
+def _any_facts(chosen: dict[Configuration, RowChoice]) -> ModelFacts | None:
+    return next((choice.profile.facts for choice in chosen.values()), None)
+
+
+def _make_option(candidate: Candidate) -> Option | None:
+    c, needs, pool, choice = candidate.configuration, candidate.needs, candidate.pool, candidate.choice
+    facts = candidate.facts
+    shape = {"tensor_parallel": c.tensor_parallel, "engines_per_gpu": c.engines_per_gpu}
+    bound = kv_tokens(pool, facts, **shape) if facts else float("inf")
+    if choice is not None:
+        row, state = choice.row, choice.state
+        kv = row.kv_cache_tokens if bound >= KV_TOLERANCE * row.kv_cache_tokens else max(bound, 1.0)
+    elif facts is not None:
+        kv, state = max(bound, 1.0), ProfileState.ESTIMATED
+        row = estimate_row(facts, find_datasheet(pool)[0], needs.lengths, kv_cache_tokens=kv, **shape)
+    else:
+        return None
+    basis = Basis(
+        row=row,
+        state=state,
+        profile=choice.name if choice else None,
+        clock_mhz=choice.profile.clock_mhz if choice and pool.derate else None,
+        lengths=needs.lengths,
+        objective=needs.objective,
+        kv_cache_tokens=kv,
+        api_servers=max(1, needs.engine.api_servers),
+    )
+    rating = rate_row(basis)
+    if rating is None or (rating.capacity.rate <= 0 and rating.floor is None):
+        return None
+    return Option(Placement(pool.name, c), basis, rating, max(pool.price_per_gpu_hour, FREE))
+
+
+def _too_slow(option: Option) -> tuple[Rejection, str]:
+    rating, objective = option.rating, option.basis.objective
+    rejection = rating.floor or Rejection.ITL_FLOOR
+    if rejection is Rejection.TTFT_FLOOR:
+        name, least, asked = "TTFT", rating.curve.ttft.values[0], objective.ttft_ms
+    else:
+        name, least, asked = "ITL", rating.curve.itl.values[0], objective.itl_ms
+    return rejection, f"p{objective.percentile} {name} is {least:.4g} ms even at a low rate; {asked:g} ms asked"
+
+
+def _without_dominated(
+    options: list[Option], kept: tuple[Configuration, ...]
+) -> tuple[list[Option], list[RejectedOption]]:
+    """Within one pool the dominated can go: whatever they could do, another does with fewer or as many GPUs."""
+    best: list[Option] = []
+    gone: list[RejectedOption] = []
+    merits = [(option, _merits(option)) for option in options]
+    for option, own in merits:
+        better = next((other for other, its in merits if _beats(its, own)), None)
+        if better is None or option.placement.configuration in kept:
+            best.append(option)
+        else:
+            message = (
+                f"{option.rate / option.gpus:.3g} req/s per GPU; {better.placement.configuration.shape} with "
+                f"{better.placement.configuration.max_num_seqs} sequences has {better.rate / better.gpus:.3g} "
+                "and is no slower"
+            )
+            gone.append(RejectedOption(option.placement, Rejection.DOMINATED, message))
+    return best, gone
+
+
+def _merits(option: Option) -> tuple[float, ...]:
+    capacity = option.rating.capacity
+    return (
+        option.rate / option.gpus,
+        -option.cost_of_rate,
+        -option.cost,
+        -(capacity.ttft_ms or 0.0),
+        -(capacity.itl_ms or 0.0),
+    )
+
+
+def _beats(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return one != other and all(a >= b for a, b in zip(one, other, strict=True))

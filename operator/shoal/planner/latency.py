@@ -1,0 +1,176 @@
+"""Latency of one engine from its step times: continuous batching as a queue whose speed depends on its length.
+
+Formulas: docs/decisions/0010. N running sequences of mean context ctx need a step of `T(N)`; while N sequences of m
+output tokens run, `N/m` of them end in each step, and as many prompts begin.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shoal.domain.profile import LengthMix, StepModel
+from shoal.planner.curves import KNEE, Curve, Line, make_line
+
+GRAPH_TOKENS: Final = 512  # the largest captured graph: a mixed step above it has the larger floor
+SERVER_MS: Final = 15.0  # HTTP, tokens and scheduling of a first token: 22-29 ms were measured where 5-12 were modelled
+LEAST_PREFILL_BUDGET: Final = 64  # prompt tokens a step still admits when decoding fills the chunk
+MOST_RUNNING: Final = 4096
+_UTILISATIONS: Final = np.array([0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, KNEE])
+LEAST_STEP_MS: Final = 0.05  # no engine is faster, whatever a fit says
+_NODES: Final = 48  # batch sizes at which the step time is computed; between them it is interpolated
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineModel:
+    """One engine: its step times at full clock, its limits, and what is left of the clock (1.0: all)."""
+
+    steps: StepModel
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    kv_cache_tokens: float
+    clock_ratio: float = 1.0
+    api_servers: int = 1
+
+
+@lru_cache(maxsize=8192)
+def modelled_curve(engine: EngineModel, lengths: LengthMix, percentile: int) -> Curve | None:
+    """The engine's curve; None when its KV cache cannot hold one mean request."""
+    context = mean_context(lengths)
+    kv_running = engine.kv_cache_tokens / context
+    running = int(min(engine.max_num_seqs, kv_running, MOST_RUNNING))
+    if running < 1:
+        return None
+    most = int(min(engine.max_num_seqs, MOST_RUNNING))
+    steps = _step_times(engine, lengths, context, most)
+    outputs = max(lengths.output_mean, 1.0)
+    batch_rate = 1000 * running / (outputs * float(steps[running - 1]))
+    api_rate = _api_tokens(engine) / outputs
+    saturation = min(batch_rate, api_rate)
+    limit = "API server" if api_rate < batch_rate else "KV" if kv_running < engine.max_num_seqs else "batch"
+    rates = _UTILISATIONS * saturation
+    served = np.arange(1, most + 1) / (outputs * steps) * 1000
+    ttft, itl = _quantiles(engine, lengths, percentile / 100, rates=rates, steps=steps, served=served, running=running)
+    return Curve(ttft, itl, saturation, KNEE * saturation, limit)
+
+
+def mean_context(lengths: LengthMix) -> float:
+    """Tokens in the KV cache of a running sequence, long answers counted as often as they are seen.
+
+    `(E[i*o] + E[o^2]/2) / E[o]` with independent lengths; the spread of o is taken from its 95th percentile (an
+    exponential has it at three times the mean).
+    """
+    outputs = max(lengths.output_mean, 1.0)
+    spread = max(0.0, (lengths.output_p95 / outputs - 1) / 2)
+    return max(1.0, lengths.input_mean + outputs * (1 + spread * spread) / 2)
+
+
+def _api_tokens(engine: EngineModel) -> float:
+    tokens = engine.steps.api_tokens_per_second
+    return tokens * engine.api_servers if tokens else math.inf
+
+
+def _step_times(engine: EngineModel, lengths: LengthMix, context: float, most: int) -> Floats:
+    """Mean step time E[T(N)] in ms for N = 1..most, prompts arriving as Poisson(N/m) per step."""
+    nodes = np.unique(np.round(np.geomspace(1, most, _NODES))).astype(np.float64)
+    prompts = nodes / max(lengths.output_mean, 1.0)
+    top = int(prompts[-1] + 6 * math.sqrt(prompts[-1]) + 6)
+    counts = np.arange(0, top + 1, dtype=np.float64)
+    log_factorials = np.concatenate(([0.0], np.cumsum(np.log(counts[1:]))))
+    chances = np.exp(counts * np.log(prompts)[:, None] - prompts[:, None] - log_factorials)
+    chances /= chances.sum(axis=1, keepdims=True)
+    times = _mixed_step(engine, context, nodes[:, None], counts * lengths.input_mean)
+    mean = np.maximum((chances * times).sum(axis=1), nodes * 1000 / _api_tokens(engine))
+    return np.interp(np.arange(1, most + 1), nodes, np.maximum(np.maximum.accumulate(mean), LEAST_STEP_MS))
+
+
+def _mixed_step(engine: EngineModel, context: float, running: Floats, prompt_tokens: Floats) -> Floats:
+    """Time of the step, or of the several it takes, that computes these prompt tokens beside N running sequences."""
+    steps = engine.steps
+    beta = steps.beta_ms_per_token / engine.clock_ratio
+    decode = steps.alpha_ms + (beta + steps.gamma_ms_per_kv_token * context) * running
+    budget = np.maximum(engine.max_num_batched_tokens - running, LEAST_PREFILL_BUDGET)
+    count = np.maximum(1, np.ceil(prompt_tokens / budget))
+    each = prompt_tokens / count
+    large = max(steps.floor_small_ms, steps.floor_large_ms)
+    floor = np.where(each <= 0, 0.0, np.where(each <= GRAPH_TOKENS, steps.floor_small_ms, large))
+    return np.asarray(count * np.maximum(decode + beta * each, floor), dtype=np.float64)
+
+
+def _quantiles(
+    engine: EngineModel,
+    lengths: LengthMix,
+    share: float,
+    *,
+    rates: Floats,
+    steps: Floats,
+    served: Floats,
+    running: int,
+) -> tuple[Line, Line]:
+    """TTFT and ITL at `share` of requests for each rate.
+
+    `ITL_p = alpha + (beta + gamma*ctx)*N_p + beta*Q_p(min(chunk, prompts of one step))`, with floors. N_p comes from
+    the batch limit alone, so that less KV cache never looks faster; its shortage appears as waiting.
+    """
+    context = mean_context(lengths)
+    n_p = _running_quantile(rates, served, share)
+    prompts_p = _poisson_quantile(n_p / max(lengths.output_mean, 1.0), share)
+    budget = np.maximum(engine.max_num_batched_tokens - n_p, LEAST_PREFILL_BUDGET)
+    beside = np.minimum(prompts_p * lengths.input_mean, budget)
+    api = n_p * 1000 / _api_tokens(engine)
+    itl = np.maximum(_mixed_step(engine, context, n_p, beside), np.maximum(api, steps[n_p.astype(int) - 1]))
+    own = _tail_length(lengths.input_mean, lengths.input_p95, share)
+    prefill = _mixed_step(engine, context, n_p, own + prompts_p * lengths.input_mean)
+    wait = _wait_quantile(rates, served[:running], share)
+    ttft = SERVER_MS + wait + itl + np.maximum(prefill, api)
+    return _line(rates, ttft), _line(rates, itl)
+
+
+def _line(rates: Floats, values: Floats) -> Line:
+    return make_line(list(zip(rates.tolist(), values.tolist(), strict=True)))
+
+
+def _state_chances(rates: Floats, served: Floats) -> tuple[Floats, Floats, Floats]:
+    """Chance of each number of requests in service, of the full batch with a queue, and the queue's ratio."""
+    logs = np.log(rates)[:, None] * np.arange(0, len(served) + 1) - np.concatenate(([0.0], np.cumsum(np.log(served))))
+    weights = np.exp(logs - logs.max(axis=1, keepdims=True))
+    ratio = np.minimum(rates / served[-1], 0.999)
+    queue = weights[:, -1] * ratio / (1 - ratio)
+    total = weights.sum(axis=1) + queue
+    return weights / total[:, None], queue / total, ratio
+
+
+def _running_quantile(rates: Floats, served: Floats, share: float) -> Floats:
+    chances, _, _ = _state_chances(rates, served)
+    reached = np.cumsum(chances, axis=1) >= share
+    found = np.where(reached.any(axis=1), reached.argmax(axis=1), len(served))
+    return np.asarray(np.clip(found, 1, len(served)), dtype=np.float64)
+
+
+def _wait_quantile(rates: Floats, served: Floats, share: float) -> Floats:
+    """Wait in ms before a place in the batch is free, not exceeded by `share` of the requests."""
+    chances, queue, ratio = _state_chances(rates, served)
+    full = chances[:, -1] + queue
+    ahead = np.where(full > 1 - share, np.log(np.maximum(1 - share, 1e-9) / np.maximum(full, 1e-12)) / np.log(ratio), 0)
+    return np.asarray(np.maximum(ahead, 0) * 1000 / served[-1], dtype=np.float64)
+
+
+def _poisson_quantile(means: Floats, share: float) -> Floats:
+    top = int(means.max() + 6 * math.sqrt(means.max()) + 6)
+    counts = np.arange(0, top + 1, dtype=np.float64)
+    log_factorials = np.concatenate(([0.0], np.cumsum(np.log(counts[1:]))))
+    below = np.cumsum(np.exp(counts * np.log(means)[:, None] - means[:, None] - log_factorials), axis=1)
+    reached = below >= share
+    return np.asarray(np.where(reached.any(axis=1), reached.argmax(axis=1), top), dtype=np.float64)
+
+
+def _tail_length(mean: float, p95: float, share: float) -> float:
+    """Length that `share` of the requests stay within: the mean at 0.5, p95 at 0.95, straight between and beyond."""
+    return max(mean, mean + (p95 - mean) * (share - 0.5) / 0.45)

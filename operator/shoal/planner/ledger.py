@@ -1,0 +1,209 @@
+"""What is left of the pools while services take their share: GPUs, whole nodes or islands, quotas, limits.
+
+A tensor-parallel group of g GPUs must lie within one node or island. For powers of two, groups fit if and only if for
+every k in 1, 2, 4, 8: `sum over groups of at least k GPUs of g/k <= sum over islands of floor(free/k)`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from shoal.domain.configuration import Placement
+from shoal.domain.pool import Pool
+from shoal.domain.service import ServiceKey
+
+GROUPS: Final = (1, 2, 4, 8)
+UNBOUNDED: Final = 10**9
+
+Groups = tuple[int, int, int, int]
+NO_GROUPS: Final[Groups] = (0, 0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """GPUs of one pool held by one replica: `node` None: not yet on any."""
+
+    pool: str
+    gpus: int
+    node: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PoolRoom:
+    """GPUs of a pool one service may hold in all, by each kind of bound, and the linked groups that can be made."""
+
+    stock: int
+    pool_limit: int = UNBOUNDED
+    quota: int = UNBOUNDED
+    groups: Groups = NO_GROUPS
+
+    @property
+    def gpus(self) -> int:
+        """GPUs within every bound."""
+        return max(0, min(self.stock, self.pool_limit, self.quota))
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What one service may take: per pool, and in all (its own limit)."""
+
+    pools: Mapping[str, PoolRoom]
+    limit: int = UNBOUNDED
+
+    def most(self, placement: Placement, taken: Mapping[Placement, int]) -> int:
+        """How many more replicas of a placement fit beside those already taken from this room."""
+        room = self.pools.get(placement.pool)
+        if room is None:
+            return 0
+        size = placement.configuration.gpus_per_replica
+        in_all = sum(count * p.configuration.gpus_per_replica for p, count in taken.items())
+        here = Counter[int]()
+        for other, count in taken.items():
+            if other.pool == placement.pool:
+                here[other.configuration.gpus_per_replica] += count
+        used = sum(gpus * count for gpus, count in here.items())
+        most = min((room.gpus - used) // size, (self.limit - in_all) // size)
+        padded = padded_size(size)
+        for group, free, busy in zip(GROUPS, room.groups, groups_taken(here), strict=True):
+            if group <= padded:
+                most = min(most, (free - busy) * group // padded)
+        return max(0, most)
+
+
+def padded_size(gpus: int) -> int:
+    """The next power of two, at most the largest group that is accounted for."""
+    return next((group for group in GROUPS if group >= gpus), GROUPS[-1])
+
+
+def groups_taken(replicas: Mapping[int, int]) -> list[int]:
+    """Groups of 1, 2, 4, 8 GPUs that replicas of these sizes take: `sum of g/k` over those of at least k GPUs."""
+    sizes = {padded_size(size): 0 for size in replicas}
+    for size, count in replicas.items():
+        sizes[padded_size(size)] += count
+    return [sum(size // group * count for size, count in sizes.items() if size >= group) for group in GROUPS]
+
+
+@dataclass
+class _PoolBook:
+    pool: Pool
+    islands: dict[str, int] = field(default_factory=dict)  # node -> usable GPUs
+    pinned: Counter[str] = field(default_factory=Counter)  # node -> GPUs of bound replicas
+    floating: Counter[int] = field(default_factory=Counter)  # GPUs of a replica -> replicas bound nowhere
+    groups: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
+    used: int = 0
+    by_namespace: Counter[str] = field(default_factory=Counter)
+
+
+class Ledger:
+    """Who holds what. Built anew in every decision; reserving again replaces what a service had."""
+
+    def __init__(self, pools: Iterable[Pool]) -> None:
+        self._books = {pool.name: self._open(pool) for pool in pools}
+        self._uses: dict[ServiceKey, Counter[Use]] = {}
+
+    @staticmethod
+    def _open(pool: Pool) -> _PoolBook:
+        book = _PoolBook(pool)
+        for node in pool.stock.nodes if pool.stock else ():
+            book.islands[node.node] = book.islands.get(node.node, 0) + max(0, node.usable)
+        totals = [*(_island_groups(pool, free) for free in book.islands.values()), _groups_to_come(pool)]
+        book.groups = [sum(column) for column in zip(*totals, strict=True)]
+        return book
+
+    def reserve(self, key: ServiceKey, uses: Mapping[Use, int]) -> None:
+        """Write down everything a service holds, in place of what was written before."""
+        self._book(key, self._uses.pop(key, Counter()), -1)
+        self._uses[key] = Counter({use: count for use, count in uses.items() if count > 0})
+        self._book(key, self._uses[key], +1)
+
+    def uses(self, key: ServiceKey) -> Mapping[Use, int]:
+        """What is written down for a service."""
+        return self._uses.get(key, Counter())
+
+    def held(self, key: ServiceKey) -> int:
+        """GPUs written down for a service."""
+        return sum(use.gpus * count for use, count in self.uses(key).items())
+
+    def over_quota(self, key: ServiceKey, pool: str) -> int:
+        """GPUs that the service's namespace holds in a pool beyond its quota."""
+        book = self._books.get(pool)
+        quota = _quota(book.pool, key.namespace) if book else None
+        return 0 if book is None or quota is None else max(0, book.by_namespace[key.namespace] - quota)
+
+    def room(self, key: ServiceKey, pools: Iterable[str], *, limit: int | None, beside_own: bool) -> Room:
+        """What a service may hold in all, or (`beside_own`) take in addition to what is written down for it."""
+        own = dict(self._uses.get(key, Counter()))
+        if not beside_own:
+            self._book(key, own, -1)
+        bound = UNBOUNDED if limit is None else limit - (self.held(key) if beside_own else 0)
+        rooms = {
+            name: self._pool_room(self._books[name], key.namespace, own, beside_own)
+            for name in pools
+            if name in self._books
+        }
+        if not beside_own:
+            self._book(key, own, +1)
+        return Room(rooms, max(0, bound))
+
+    def _pool_room(self, book: _PoolBook, namespace: str, own: Mapping[Use, int], beside_own: bool) -> PoolRoom:
+        pool = book.pool
+        quota = _quota(pool, namespace)
+        quota_left = UNBOUNDED if quota is None else quota - book.by_namespace[namespace]
+        limit_left = UNBOUNDED if pool.max_gpus is None else pool.max_gpus - book.used
+        if pool.stock is None:  # unreadable is not empty: what a service holds it may keep
+            kept = 0 if beside_own else sum(u.gpus * n for u, n in own.items() if u.pool == pool.name)
+            return PoolRoom(kept, limit_left, quota_left, (UNBOUNDED,) * 4)
+        floating = groups_taken(book.floating)
+        one, two, four, eight = (max(0, free - busy) for free, busy in zip(book.groups, floating, strict=True))
+        stock = book.groups[0] - sum(size * count for size, count in book.floating.items())
+        return PoolRoom(max(0, stock), limit_left, quota_left, (one, two, four, eight))
+
+    def _book(self, key: ServiceKey, uses: Mapping[Use, int], sign: int) -> None:
+        for use, count in uses.items():
+            book = self._books.get(use.pool)
+            if book is None:
+                continue
+            book.used += sign * use.gpus * count
+            book.by_namespace[key.namespace] += sign * use.gpus * count
+            if use.node in book.islands and use.node is not None:
+                self._pin(book, use.node, sign * use.gpus * count)
+            else:
+                book.floating[use.gpus] += sign * count
+
+    @staticmethod
+    def _pin(book: _PoolBook, node: str, gpus: int) -> None:
+        before = _island_groups(book.pool, max(0, book.islands[node] - book.pinned[node]))
+        book.pinned[node] += gpus
+        after = _island_groups(book.pool, max(0, book.islands[node] - book.pinned[node]))
+        book.groups = [total + new - old for total, new, old in zip(book.groups, after, before, strict=True)]
+
+
+def _quota(pool: Pool, namespace: str) -> int | None:
+    return next((a.gpu_quota for a in pool.admissions if a.namespace == namespace), None)
+
+
+def _island_groups(pool: Pool, free: int) -> Groups:
+    """Groups of 1, 2, 4, 8 GPUs that `free` GPUs of a node can form, its islands filled one after the other."""
+    size = pool.island_size or max(free, 1)
+    whole, rest = divmod(free, size)
+    one, two, four, eight = (whole * (size // group) + rest // group for group in GROUPS)
+    return one, two, four, eight
+
+
+def _groups_to_come(pool: Pool) -> Groups:
+    """Groups on what a node autoscaler may add, in nodes of the largest size there is."""
+    if pool.stock is None or pool.max_gpus is None:
+        return NO_GROUPS
+    whole, rest = divmod(max(0, pool.max_gpus - pool.stock.existing), node_size(pool))
+    full, last = _island_groups(pool, node_size(pool)), _island_groups(pool, rest)
+    one, two, four, eight = (whole * each + more for each, more in zip(full, last, strict=True))
+    return one, two, four, eight
+
+
+def node_size(pool: Pool) -> int:
+    """GPUs of the largest node that exists, or that may be expected where none does."""
+    existing = max((node.existing for node in pool.stock.nodes), default=0) if pool.stock else 0
+    return existing or pool.island_size or GROUPS[-1]

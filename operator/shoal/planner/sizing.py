@@ -1,0 +1,158 @@
+"""How many replicas of which options: the cheapest that carry a rate within what is left of the pools."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from shoal.domain.configuration import Placement
+from shoal.planner.ledger import Room
+from shoal.planner.thermal import Fleet
+
+DEAREST_TRIED: Final = 6  # options combined in pairs: so many of the cheapest per rate, and the two cheapest to have
+ENOUGH: Final = 1 - 1e-9
+
+Counts = dict[Placement, int]
+Fleets = Mapping[Placement, Fleet]
+
+
+@dataclass(frozen=True, slots=True)
+class Sized:
+    """Replicas of each placement, what they carry, and whether that is enough."""
+
+    counts: Mapping[Placement, int]
+    rate: float
+    cost: float
+    enough: bool
+
+    @property
+    def replicas(self) -> int:
+        """Replicas in all."""
+        return sum(self.counts.values())
+
+
+def total_rate(counts: Mapping[Placement, int], fleets: Fleets) -> float:
+    """Requests per second these replicas carry."""
+    return sum(fleets[placement].rate(count) for placement, count in counts.items())
+
+
+def total_cost(counts: Mapping[Placement, int], fleets: Fleets) -> float:
+    """Price of these replicas for an hour."""
+    return sum(fleets[placement].option.cost * count for placement, count in counts.items())
+
+
+def total_gpus(counts: Mapping[Placement, int]) -> int:
+    """GPUs of these replicas."""
+    return sum(placement.configuration.gpus_per_replica * count for placement, count in counts.items())
+
+
+def size(fleets: Fleets, rate: float, least: int, room: Room) -> Sized:
+    """The cheapest replicas that carry `rate` and number at least `least`; the most that fit when nothing is enough.
+
+    Considered: every option alone, every one followed by another where its room ends, and all in the order of price, so
+    that a higher rate never costs less. Estimates come in only where what was measured has no room left.
+    """
+    measured = [fleet for fleet in fleets.values() if not fleet.option.estimated]
+    estimated = [fleet for fleet in fleets.values() if fleet.option.estimated]
+    candidates = _candidates(measured or estimated, fleets, rate, least, room)
+    found = _best(candidates)
+    if found is not None and (found.enough or not (measured and estimated)):
+        return found
+    everything = _by_price(measured) + _by_price(estimated)
+    wider = [_fill(order, fleets, rate, least, room) for order in (everything, _by_density(everything))]
+    return _best([*candidates, *wider]) or Sized({}, 0.0, 0.0, enough=False)
+
+
+def grow(fleets: Fleets, start: Mapping[Placement, int], rate: float, least: int, room: Room) -> Sized:
+    """Add replicas to what is decided: to its own placements first, the cheapest one first, then to others."""
+    own = [fleets[placement] for placement in start if start[placement] > 0]
+    others = [fleet for placement, fleet in fleets.items() if not start.get(placement)]
+    trusted = [fleet for fleet in others if not fleet.option.estimated]
+    guessed = [fleet for fleet in others if fleet.option.estimated]
+    order = _by_price(own) + _by_price(trusted) + _by_price(guessed)
+    return _fill(order, fleets, rate, least, room, start=start)
+
+
+def shrink(fleets: Fleets, start: Mapping[Placement, int], rate: float, least: int) -> Sized:
+    """Take away replicas, the dearest rate first, as long as `rate` is carried and `least` remain."""
+    counts = dict(start)
+    for fleet in reversed(_by_price([fleets[placement] for placement in start])):
+        placement = fleet.option.placement
+        others = total_rate({p: n for p, n in counts.items() if p != placement}, fleets)
+        spare = sum(counts.values()) - counts[placement]
+        counts[placement] = min(counts[placement], max(fleet.need(rate - others), least - spare, 0))
+    return _sized(counts, fleets, rate, least)
+
+
+def trim(fleets: Fleets, start: Mapping[Placement, int], room: Room) -> Counts:
+    """What of a plan still fits into the room, the cheapest rate first."""
+    counts: Counts = {}
+    for fleet in _by_price([fleets[placement] for placement in start]):
+        placement = fleet.option.placement
+        counts[placement] = min(start[placement], room.most(placement, counts))
+    return {placement: count for placement, count in counts.items() if count > 0}
+
+
+def _candidates(usable: Sequence[Fleet], fleets: Fleets, rate: float, least: int, room: Room) -> list[Sized]:
+    order = _by_price(usable)
+    tried = order[:DEAREST_TRIED]
+    tried += [fleet for fleet in sorted(order, key=lambda f: f.option.cost)[:2] if fleet not in tried]
+    orders: list[Sequence[Fleet]] = [[fleet] for fleet in order]
+    orders += [[first, second] for first in tried for second in tried if first is not second]
+    orders += [order, _by_density(usable)]
+    return [_fill(chain, fleets, rate, least, room) for chain in orders if chain]
+
+
+def _fill(
+    chain: Sequence[Fleet],
+    fleets: Fleets,
+    rate: float,
+    least: int,
+    room: Room,
+    *,
+    start: Mapping[Placement, int] | None = None,
+) -> Sized:
+    """Take from each option in turn what is still needed, as far as there is room."""
+    counts: Counts = dict(start or {})
+    for fleet in chain:
+        placement = fleet.option.placement
+        had = counts.get(placement, 0)
+        others = total_rate({p: n for p, n in counts.items() if p != placement}, fleets)
+        spare = sum(counts.values()) - had
+        need = max(fleet.need(rate - others), least - spare)
+        if need > had:
+            counts[placement] = had + min(need - had, room.most(placement, counts))
+        if _is_enough(counts, fleets, rate, least):
+            break
+    return _sized(counts, fleets, rate, least)
+
+
+def _sized(counts: Mapping[Placement, int], fleets: Fleets, rate: float, least: int) -> Sized:
+    kept = {placement: count for placement, count in sorted(counts.items()) if count > 0}
+    return Sized(kept, total_rate(kept, fleets), total_cost(kept, fleets), enough=_is_enough(kept, fleets, rate, least))
+
+
+def _is_enough(counts: Mapping[Placement, int], fleets: Fleets, rate: float, least: int) -> bool:
+    return total_rate(counts, fleets) >= rate * ENOUGH and sum(counts.values()) >= least
+
+
+def _best(candidates: Iterable[Sized]) -> Sized | None:
+    """The cheapest of those that are enough, else the one that carries most; ties by GPUs, headroom, then name."""
+
+    def merit(sized: Sized) -> tuple[object, ...]:
+        gpus = total_gpus(sized.counts)
+        names = tuple(sized.counts.items())
+        if sized.enough:
+            return (0, round(sized.cost, 9), gpus, -sized.rate, names)
+        return (1, -round(sized.rate, 9), round(sized.cost, 9), gpus, names)
+
+    return min(candidates, key=merit, default=None)
+
+
+def _by_price(fleets: Iterable[Fleet]) -> list[Fleet]:
+    return sorted(fleets, key=lambda f: (f.option.cost_of_rate, f.option.cost, f.option.placement))
+
+
+def _by_density(fleets: Iterable[Fleet]) -> list[Fleet]:
+    return sorted(fleets, key=lambda f: (-f.option.rate / f.option.gpus, f.option.cost, f.option.placement))

@@ -1,0 +1,269 @@
+"""When the target may move.
+
+Written for one placement: n replicas of capacity C; `lam` the observed rate, `se` its standard error, `fut` the
+forecast.
+
+    eps = min(0.25, 3*se/lam)              h = (1 - eps)/(1 + eps)
+    grow    when stuck, or fut - se > n*C:  to max(ceil(fut/C), ceil((1 + eps)*n) if n >= 10), at once
+    shrink  when nothing is stuck or starting, there is no upward trend, the present rate has lasted and the last move
+            lies back for the shrink window, and everything is fresh:  to max(min, ceil(lam/(h*C)))
+
+With several placements n*C is the sum over replicas, derated as they are.
+
+**Bound on moves under stationary noise.** Let the rate be lam0 and suppose that every estimate stays within a factor
+1 ± eps of it, with no false change of rate, no slope believed, nothing stuck, C and eps constant. A shrink to k
+replicas happened at an estimate lam <= h*k*C, so lam0 <= lam/(1 - eps) <= k*C/(1 + eps), so every later estimate is at
+most (1 + eps)*lam0 <= k*C, and growth needs more than k*C: **no growth follows a shrink.** Before the first shrink
+every growth adds a replica and none goes beyond ceil((1 + eps)*lam0/C); so moves are at most
+2 + ceil(2*eps*lam0/C) + ceil(2*eps*lam0/(h*C)), however long the episode lasts. tests/planner holds this against
+adversarial sequences within ± eps.
+
+A change of mix needs a saving over an hour that exceeds what both variants cost while they overlap, in three successive
+plans (ten seconds), with no move in flight.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from shoal.domain.configuration import Placement
+from shoal.domain.plan import Demand
+from shoal.domain.reasons import HoldReason
+from shoal.domain.service import Memory
+from shoal.planner.demand import WINDOW_SECONDS, rate_now, uncertainty
+from shoal.planner.ledger import Room
+from shoal.planner.sizing import (
+    ENOUGH,
+    Counts,
+    Fleets,
+    Sized,
+    grow,
+    shrink,
+    size,
+    total_cost,
+    total_gpus,
+    total_rate,
+    trim,
+)
+
+MANY: Final = 10  # from so many replicas on, growth is at least by the uncertainty, so that it comes in few moves
+NEARLY_SATURATED: Final = 0.95  # share of overloaded throughput that newcomers may be given while a queue drains
+HORIZON_SECONDS: Final = 3600.0
+DRAIN_SECONDS: Final = 60.0  # both variants hold GPUs for a start-up and about so long
+MIX_PATIENCE_SECONDS: Final = 10.0  # three successive plans, five seconds apart
+MIX_INTERVAL_SECONDS: Final = 600.0
+LEAST_SAVING: Final = 0.05  # of the present cost
+
+
+class Change(enum.Enum):
+    """What happens to the target."""
+
+    NONE = "none"
+    FIRST = "first"
+    GROW = "grow"
+    SHRINK = "shrink"
+    MIX = "mix"
+    FORCED = "forced"  # a placement may no longer be used
+    TRIM = "trim"  # limits, quota, stock or priority leave less
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What the choice of a target depends on.
+
+    `present` is the target so far (or what runs); `demand` None: nothing is known. `starting`: replicas on their way.
+    `moving`: what runs is not the target yet. `may_move` False: too many services are moving already. `held_gpus` are
+    those of ready replicas.
+    """
+
+    now: float
+    present: Mapping[Placement, int]
+    fleets: Fleets
+    room: Room
+    demand: Demand | None
+    least: int
+    memory: Memory
+    shrink_after: float
+    startup_seconds: float
+    fresh: bool
+    starting: bool
+    moving: bool
+    may_move: bool
+    held_gpus: int
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The target, and why. `cheaper` is a mix that would cost less but is not worth the move, or not yet."""
+
+    counts: Mapping[Placement, int]
+    change: Change
+    enough: bool
+    hold: HoldReason | None = None
+    mix_wanted_since: float | None = None
+    cheaper: Sized | None = None
+
+
+def choose_target(situation: Situation) -> Choice:
+    """The target for this situation: what must change, then growth, then shrinking, then a better mix."""
+    if not any(situation.present.values()):
+        return _first(situation)
+    usable = {p: n for p, n in situation.present.items() if n > 0 and p in situation.fleets}
+    base = trim(situation.fleets, usable, situation.room)
+    change = Change.NONE
+    if usable != {p: n for p, n in situation.present.items() if n > 0}:
+        change = Change.FORCED
+    elif base != usable:
+        change = Change.TRIM
+    grown = _grow(situation, base)
+    if grown != base:
+        base, change = grown, Change.FORCED if change is Change.FORCED else Change.GROW
+    if change is Change.FORCED and not situation.fresh:
+        base = _not_smaller(situation, base)
+    choice = Choice(base, change, _is_enough(situation, base))
+    if not situation.fresh or situation.demand is None:
+        return replace(choice, hold=HoldReason.METRICS_STALE) if change is Change.NONE else choice
+    return choice if change is not Change.NONE else _settle(situation, choice)
+
+
+def needed_rate(demand: Demand) -> float:
+    """Rate a target must carry to count as enough: the forecast less its standard error."""
+    return max(0.0, demand.forecast - demand.standard_error)
+
+
+def _first(situation: Situation) -> Choice:
+    rate = situation.demand.forecast if situation.demand else 0.0
+    sized = size(situation.fleets, rate, situation.least, situation.room)
+    change = Change.FIRST if sized.counts else Change.NONE
+    return Choice(sized.counts, change, _is_enough(situation, sized.counts))
+
+
+def _is_enough(situation: Situation, counts: Mapping[Placement, int]) -> bool:
+    rate = needed_rate(situation.demand) if situation.demand else 0.0
+    carried = total_rate(counts, situation.fleets)
+    return carried >= rate * ENOUGH and sum(counts.values()) >= situation.least
+
+
+def _grow(situation: Situation, base: Counts) -> Counts:
+    """The law's growth, and the floor. Stale inputs grow from what is known, without a trend."""
+    demand = situation.demand
+    carried = total_rate(base, situation.fleets)
+    if demand is None or carried >= needed_rate(demand) * ENOUGH:
+        wanted = _beside_stuck(situation, base) if demand and demand.stuck_replicas else 0.0
+    else:
+        wanted = max(demand.forecast, _beside_stuck(situation, base), _at_least_uncertainty(demand, base, carried))
+    if wanted <= carried and sum(base.values()) >= situation.least:
+        return base
+    if not base:
+        return dict(size(situation.fleets, max(wanted, 0.0), situation.least, situation.room).counts)
+    return dict(grow(situation.fleets, base, wanted, situation.least, situation.room).counts)
+
+
+def _at_least_uncertainty(demand: Demand, base: Counts, carried: float) -> float:
+    return (1 + uncertainty(demand)) * carried if sum(base.values()) >= MANY else 0.0
+
+
+def _beside_stuck(situation: Situation, base: Counts) -> float:
+    """Capacity when newcomers alone carry the rate while stuck replicas work off their queues.
+
+    Stuck replicas count at most as often as the rate needs replicas: an objective that every request misses must not
+    grow the service for ever.
+    """
+    demand = situation.demand
+    if demand is None or demand.stuck_replicas == 0 or not base:
+        return 0.0
+    fleet = situation.fleets[max(base, key=lambda placement: (base[placement], placement))]
+    stuck = min(demand.stuck_replicas, max(1, fleet.need(demand.forecast)))
+    newcomers = demand.forecast / (NEARLY_SATURATED * fleet.option.overload_rate)
+    return fleet.rate(stuck + int(newcomers) + (newcomers > int(newcomers)))
+
+
+def _not_smaller(situation: Situation, base: Counts) -> Counts:
+    """With stale inputs a forced change keeps at least the GPUs of the replicas that serve."""
+    counts = dict(base)
+    for placement in sorted(base):
+        lacking = situation.held_gpus - total_gpus(counts)
+        if lacking > 0:
+            more = -(-lacking // placement.configuration.gpus_per_replica)
+            counts[placement] += min(more, situation.room.most(placement, counts))
+    return counts
+
+
+def _settle(situation: Situation, choice: Choice) -> Choice:
+    """Everything is known and nothing had to change: give back what is not needed, or move to a cheaper mix."""
+    demand = situation.demand
+    if demand is None or demand.stuck_replicas or situation.starting or demand.slope > 0:
+        return choice
+    smaller = _shrunk(situation, demand, choice)
+    if smaller is not None:
+        return smaller if situation.may_move else replace(choice, hold=HoldReason.MOVES_LIMITED)
+    return _better_mix(situation, demand, choice)
+
+
+def _safe_rate(demand: Demand) -> float:
+    """Rate that a smaller plan must carry so that no later estimate within the uncertainty makes it grow again."""
+    eps = uncertainty(demand)
+    return rate_now(demand) * (1 + eps) / (1 - eps)
+
+
+def _shrunk(situation: Situation, demand: Demand, choice: Choice) -> Choice | None:
+    memory, window = situation.memory, situation.shrink_after
+    if demand.observed and demand.window_seconds < min(window, WINDOW_SECONDS):
+        return None
+    if memory.last_move_at is not None and situation.now - memory.last_move_at < window:
+        return None
+    if any(situation.fleets[placement].option.estimated for placement in choice.counts):
+        return None  # an estimate may add replicas, never remove any
+    smaller = shrink(situation.fleets, choice.counts, _safe_rate(demand), situation.least)
+    if smaller.replicas >= sum(choice.counts.values()) or not smaller.enough:
+        return None
+    return Choice(smaller.counts, Change.SHRINK, _is_enough(situation, smaller.counts))
+
+
+def _better_mix(situation: Situation, demand: Demand, choice: Choice) -> Choice:
+    rate = max(demand.forecast, _safe_rate(demand))
+    fleets = situation.fleets
+    own = {placement: fleets[placement] for placement in choice.counts}
+    kept = shrink(own, choice.counts, rate, situation.least)
+    if kept.cost - _least_cost(situation, rate) <= LEAST_SAVING * kept.cost:
+        return choice
+    ideal = size(fleets, rate, situation.least, situation.room)
+    if not ideal.enough or any(fleets[placement].option.estimated for placement in ideal.counts):
+        return choice
+    saving = kept.cost - ideal.cost
+    if saving <= 0 or ideal.counts == choice.counts:
+        return choice
+    if saving <= LEAST_SAVING * kept.cost or saving * HORIZON_SECONDS <= _overlap_cost(situation, choice, ideal):
+        return replace(choice, cheaper=ideal)
+    since = situation.memory.mix_wanted_since
+    waiting = replace(choice, cheaper=ideal, mix_wanted_since=situation.now if since is None else since)
+    return _move_mix(situation, waiting, ideal)
+
+
+def _move_mix(situation: Situation, waiting: Choice, ideal: Sized) -> Choice:
+    since = waiting.mix_wanted_since
+    last = situation.memory.last_mix_change_at
+    if since is None or situation.now - since < MIX_PATIENCE_SECONDS:
+        return waiting
+    if last is not None and situation.now - last < MIX_INTERVAL_SECONDS:
+        return waiting
+    if situation.moving:
+        return replace(waiting, hold=HoldReason.MOVE_IN_FLIGHT)
+    if not situation.may_move:
+        return replace(waiting, hold=HoldReason.MOVES_LIMITED)
+    return Choice(ideal.counts, Change.MIX, enough=True)
+
+
+def _least_cost(situation: Situation, rate: float) -> float:
+    """A bound below any plan's cost: spares the search when nothing could be saved."""
+    options = [fleet.option for fleet in situation.fleets.values()]
+    return max(rate * min(o.cost_of_rate for o in options), situation.least * min(o.cost for o in options))
+
+
+def _overlap_cost(situation: Situation, choice: Choice, ideal: Sized) -> float:
+    """Price x seconds that the replicas to be started cost while the old ones still run."""
+    new = {p: max(0, n - choice.counts.get(p, 0)) for p, n in ideal.counts.items()}
+    return total_cost(new, situation.fleets) * (situation.startup_seconds + DRAIN_SECONDS)
