@@ -27,6 +27,7 @@ TEMPLATES: Final = Place("resource.k8s.io", "v1", "resourceclaimtemplates", "Res
 BUDGETS: Final = Place("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget")
 SERVICES: Final = Place("", "v1", "services", "Service")
 PODS: Final = Place("", "v1", "pods", "Pod")
+EVENTS: Final = Place("", "v1", "events", "Event")
 MODEL_SERVICES: Final = Place("shoal.dev", "v1alpha1", "modelservices", "ModelService")
 POOLS: Final = Place("shoal.dev", "v1alpha1", "gpupools", "GPUPool", namespaced=False)
 PLACES: Final = {place.kind: place for place in (DEPLOYMENTS, TEMPLATES, BUDGETS, SERVICES)}
@@ -128,6 +129,13 @@ class Writer:
         """Apply the status of a GPUPool."""
         made = await self._cluster.apply(POOLS, body, manager=MANAGER, force=True, subresource="status")
         self._store.put(GPU_POOL, make_item(GPU_POOL, made))
+
+    async def emit(self, body: Mapping[str, Any]) -> None:
+        """Write an Event. One that cannot be written is no reason to stop."""
+        try:
+            await self._cluster.apply(EVENTS, body, manager=MANAGER, force=True)
+        except ClusterError as error:
+            logger.info("an event was not written: %s", error)
 
     def forget(self, namespace: str, name: str) -> None:
         """Drop what was remembered of objects of this name."""

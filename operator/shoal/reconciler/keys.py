@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shoal.domain.service import ServiceKey
-from shoal.reconciler.kinds import DEPLOYMENT, GPU_POOL, MODEL_SERVICE, POD, Custom, Pod
+from shoal.reconciler.kinds import MODEL_SERVICE, POD, Custom, Pod
 from shoal.reconciler.store import Change
 from shoal.render.names import (
     COMPONENT_ENGINE,
@@ -76,9 +76,6 @@ def component_of(change: Change) -> str | None:
 def is_of_kind(change: Change, *kinds: object) -> bool:
     """Whether the change is about one of these kinds."""
     return any(change.kind is kind for kind in kinds)
-
-
-CONSEQUENTIAL = (DEPLOYMENT, POD, MODEL_SERVICE, GPU_POOL)
 
 
 def _essence(change: Change, *, old: bool) -> object:

@@ -67,7 +67,7 @@ class Guard:
 
 
 class Elector:
-    """Tries for ever to hold the lease `name`; `guard` says whether it does, `acquired` is set while so."""
+    """Tries for ever to hold the lease; `guard` says whether it does; `acquired` is set while so, `lost` while not."""
 
     def __init__(self, lock: LeaseLock, guard: Guard, now: Now = steady) -> None:
         self._lock = lock
@@ -76,6 +76,8 @@ class Elector:
         self._seen: str | None = None
         self._seen_at = 0.0
         self.acquired = asyncio.Event()
+        self.lost = asyncio.Event()
+        self.lost.set()
         self.transitions = 0
 
     async def run(self) -> None:
@@ -83,6 +85,7 @@ class Elector:
         try:
             while True:
                 began = self._now()
+                self._note(held=False, began=began)  # after a long sleep: what was planned before it is void
                 self._note(held=await self._attempt(), began=began)
                 await asyncio.sleep(RETRY_SECONDS)
         finally:
@@ -94,11 +97,13 @@ class Elector:
         if self._guard.is_leader and not self.acquired.is_set():
             logger.info("leading: %s holds the lease %s", self._lock.identity, self._lock.name)
             self.transitions += 1
+            self.lost.clear()
             self.acquired.set()
         elif not self._guard.is_leader and self.acquired.is_set():
             logger.warning("no longer leading: the lease %s was not renewed in time", self._lock.name)
             self._guard.revoke()
             self.acquired.clear()
+            self.lost.set()
 
     async def _attempt(self) -> bool:
         """Try once to take or renew the lease; True when we hold it now."""

@@ -35,6 +35,7 @@ from shoal.render.problems import Problem
 from shoal.render.reasons import ProblemReason
 from shoal.render.recipe import Recipe, compute_identity
 from shoal.render.remembered import memory_of
+from shoal.telemetry.gpu import GpuReading
 
 
 class Telemetry(Measurements, Protocol):
@@ -82,6 +83,10 @@ class Observer:
         self._namespace, self._brakes, self._now = operator_namespace, brakes, now
         self._identities: dict[tuple[object, ...], str] = {}
         self.inventory = Inventory()
+
+    def readings_of(self, node: str) -> tuple[GpuReading, ...]:
+        """What is measured of a node's GPUs."""
+        return self._telemetry.gpus_of(node)
 
     def observe(self, memories: Mapping[ServiceKey, Memory]) -> View:
         """See everything once. `memories`: what is remembered in memory; the rest is read from the statuses."""

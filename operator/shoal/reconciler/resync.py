@@ -41,6 +41,7 @@ class Resync:
         self.foreign: tuple[Item[Pod], ...] | None = None
         self.listed_at: float | None = None  # steady clock, when the last complete LIST ended
         self.listed = asyncio.Event()
+        self.discovered = asyncio.Event()
         self.failures = 0
         self.on_places: Callable[[], None] = lambda: None
 
@@ -67,6 +68,7 @@ class Resync:
         if places != self.places:
             self.places = places
             self.on_places()
+        self.discovered.set()
         errors = []
         for kind in WATCHED:
             try:

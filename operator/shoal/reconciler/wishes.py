@@ -62,7 +62,7 @@ def choose_pools(resource: ModelService, pools: Mapping[str, GPUPool], labels: M
 
 
 def find_admission(pool: GPUPool, labels: Mapping[str, str] | None) -> PoolAdmission | None:
-    """The first entry that matches a namespace with these labels; None: not admitted. No entries: all are, unbounded."""
+    """The first entry that matches these labels of a namespace; None: not admitted. Without entries everybody is."""
     if pool.spec.namespaces is None:
         return _EVERYONE
     for entry in pool.spec.namespaces:

@@ -20,6 +20,10 @@ _FIRST_RETRY_SECONDS = 0.2
 _LAST_RETRY_SECONDS = 60.0
 
 
+class WorkFailedError(Exception):
+    """Raised by a handler for a failure that it has told already: the key comes back, no stack is logged."""
+
+
 class RequeueError(Exception):
     """Raised by a handler that wants its key again after `seconds`, without calling it a failure."""
 
@@ -110,8 +114,6 @@ class WorkQueue(Generic[K]):
                 self._active[key] = now
                 if self._ready:
                     self._wakeup.set()
-                if delay := self._limit.reserve():
-                    await asyncio.sleep(delay)
                 return key
             self._wakeup.clear()
             await self._wait_for_more()
@@ -156,9 +158,12 @@ class WorkQueue(Generic[K]):
             key = await self.get()
             failed = False
             try:
+                await asyncio.sleep(self._limit.reserve())
                 await handle(key)
             except RequeueError as again:
                 self.add_after(key, again.seconds)
+            except WorkFailedError:
+                failed = True
             except Exception:
                 failed = True
                 logger.exception("working on %s failed, attempt %d", key, self.failures(key) + 1)

@@ -1,0 +1,27 @@
+"""`python -m shoal.reconciler`: the operator."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+
+from shoal.reconciler.logs import set_up_logs
+from shoal.reconciler.operator import run_operator
+from shoal.reconciler.settings import SettingsError, read_settings
+
+
+def main() -> int:
+    """Run the operator; exit status 0 after SIGTERM, 2 for settings that cannot be used."""
+    try:
+        settings = read_settings(os.environ)
+    except SettingsError as error:
+        print(f"shoal: {error}", file=sys.stderr)
+        return 2
+    set_up_logs(as_json=settings.json_logs)
+    asyncio.run(run_operator(settings))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,291 @@
+"""Puts the parts together and runs them: what every replica does, and what the leader does beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Coroutine, Mapping
+from typing import Any, Final
+
+from kubernetes.aio.leaderelection.resourcelock.leaselock import LeaseLock
+from prometheus_client import CollectorRegistry
+
+from shoal.domain.service import ServiceKey
+from shoal.domain.snapshot import Brakes
+from shoal.planner.decide import decide
+from shoal.planner.groups import partition
+from shoal.planner.remember import remember
+from shoal.reconciler.apply import Writer
+from shoal.reconciler.clock import make_clock, steady
+from shoal.reconciler.cluster import Cluster, load_configuration
+from shoal.reconciler.dirt import Dirt
+from shoal.reconciler.health import find_illness, find_unreadiness
+from shoal.reconciler.items import Item, Kind
+from shoal.reconciler.keys import Key
+from shoal.reconciler.leader import Elector, Guard
+from shoal.reconciler.library import Library
+from shoal.reconciler.metrics import Number, OwnMetrics
+from shoal.reconciler.observe import Observer
+from shoal.reconciler.planloop import PlanLoop, Planned
+from shoal.reconciler.reconcile import Reconciler
+from shoal.reconciler.resync import Resync
+from shoal.reconciler.routes import Routes
+from shoal.reconciler.settings import Settings
+from shoal.reconciler.startups import Startups
+from shoal.reconciler.store import Store
+from shoal.reconciler.targets import make_targets
+from shoal.reconciler.watch import Watcher
+from shoal.reconciler.workqueue import WorkQueue
+from shoal.render.router import RouterSettings
+from shoal.routing.ads import AdsServer
+from shoal.telemetry.collector import Collector
+from shoal.telemetry.direct import DirectSource
+from shoal.telemetry.own import start_server
+from shoal.telemetry.sources import Source
+from shoal.telemetry.traffic_metrics import TrafficMetrics
+
+logger = logging.getLogger(__name__)
+
+LEASE_NAME: Final = "shoal-operator"
+_TARGETS_SECONDS: Final = 0.5
+_STOP_SECONDS: Final = 5.0
+
+
+class Operator:
+    """One operator process."""
+
+    def __init__(self, settings: Settings, cluster: Cluster, guard: Guard) -> None:
+        self.settings, self.cluster, self.guard = settings, cluster, guard
+        self.now = make_clock()
+        self.store = Store(self.now)
+        self.library = Library(self.store)
+        self.queue: WorkQueue[Key] = WorkQueue()
+        self.resync = Resync(
+            cluster, self.store, namespaces=settings.watch_namespaces, interval=settings.resync_interval
+        )
+        self.watcher = Watcher(self._deliver, settings.watch_namespaces)
+        self.collector = Collector(_make_source(settings), tick_seconds=settings.planning_interval, clock=steady)
+        self.startups = Startups()
+        self.ads = AdsServer(f"{_bracket(settings.bind_address)}:{settings.xds_port}")
+        self.routes = Routes(self.store, self.ads)
+        lock = LeaseLock(LEASE_NAME, settings.namespace, settings.identity, cluster.api_client)
+        self.elector = Elector(lock, guard)
+        self.observer = Observer(
+            store=self.store,
+            library=self.library,
+            telemetry=self.collector,
+            foreign=self.resync,
+            startups=self.startups,
+            operator_namespace=settings.namespace,
+            brakes=Brakes(settings.paused, settings.max_concurrent_moves, settings.shrink_after),
+            now=self.now,
+        )
+        self.plans = PlanLoop(
+            observe=self.observer.observe,
+            partition=partition,
+            decide=decide,
+            remember=remember,
+            on_change=self.queue.add,
+            interval=settings.planning_interval,
+        )
+        self.reconciler = Reconciler(
+            writer=Writer(cluster, self.store),
+            store=self.store,
+            library=self.library,
+            observer=self.observer,
+            telemetry=self.collector,
+            plan_of=self._plan_of,
+            later=self.queue.add_after,
+            router=_make_router_settings(settings),
+            now=self.now,
+        )
+        self.dirt = Dirt(self.store, self.plans, self.queue, self.elector.acquired.is_set)
+        self._targets_dirty = True
+        self._started_at = steady()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Run until `stop` is set. Raises what ends a part that must not end."""
+        self._listen()
+        await self.ads.start()
+        server = await start_server(
+            self.settings.bind_address,
+            health_port=self.settings.health_port,
+            metrics_port=self.settings.metrics_port,
+            is_alive=self._illness,
+            is_ready=self._unreadiness,
+            registry=self._make_registry(),
+        )
+        parts = [
+            self.resync.run(),
+            self._watch(),
+            self._route(),
+            self.collector.run(),
+            self._follow_targets(),
+            self._lead(),
+            self.elector.run(),
+        ]
+        try:
+            await _run_until(stop, parts)
+        finally:
+            await self.ads.stop()
+            await server.stop()
+            await self.cluster.close()
+
+    # -- every replica ---------------------------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        self.store.listen(self.startups.note)
+        self.store.listen(self.dirt.note)
+        self.store.listen(lambda _: self._note_targets())
+        self.resync.on_places = self.watcher.restart
+
+    def _deliver(self, kind: Kind[Any], event: str | None, item: Item[Any]) -> None:
+        if event == "DELETED":
+            self.store.remove(kind, item.uid)
+        else:
+            self.store.put(kind, item)
+
+    async def _watch(self) -> None:
+        await self.resync.discovered.wait()
+        await self.watcher.run(lambda: self.resync.places)
+
+    async def _route(self) -> None:
+        await self.resync.listed.wait()
+        self.routes.complete()
+        await self.routes.run()
+
+    def _note_targets(self) -> None:
+        self._targets_dirty = True
+
+    async def _follow_targets(self) -> None:
+        while True:
+            if self._targets_dirty:
+                self._targets_dirty = False
+                self.collector.set_targets(make_targets(self.store, self.settings.namespace))
+            await asyncio.sleep(_TARGETS_SECONDS)
+
+    # -- the leader ------------------------------------------------------------------------------------------------
+
+    async def _lead(self) -> None:
+        """Plan and write while the lease is held; start anew with what the statuses say each time it is won."""
+        while True:
+            await self.elector.acquired.wait()
+            await self.resync.listed.wait()
+            self.plans.reset()
+            self.dirt.mark_everything()
+            tasks = [asyncio.create_task(self.plans.run(), name="plans")]
+            for number in range(self.settings.workers):
+                tasks.append(asyncio.create_task(self.queue.work(self.reconciler.handle), name=f"worker-{number}"))
+            lost = asyncio.create_task(self.elector.lost.wait(), name="lost")
+            try:
+                await asyncio.wait([*tasks, lost], return_when=asyncio.FIRST_COMPLETED)
+                for task in tasks:
+                    if task.done():
+                        task.result()
+            finally:
+                await _cancel([*tasks, lost])
+
+    def _plan_of(self, key: ServiceKey) -> Planned | None:
+        return self.plans.plans.get(key)
+
+    # -- what is told of ourselves -----------------------------------------------------------------------------------
+
+    def _illness(self) -> Mapping[str, str]:
+        return find_illness(
+            queue=self.queue,
+            listed_at=self.resync.listed_at,
+            interval=self.settings.resync_interval,
+            started_at=self._started_at,
+            leading=self.elector.acquired.is_set(),
+        )
+
+    def _unreadiness(self) -> Mapping[str, str]:
+        return find_unreadiness(listed=self.resync.listed.is_set())
+
+    def _make_registry(self) -> CollectorRegistry:
+        registry = CollectorRegistry(auto_describe=False)
+        stats, plans = self.queue.stats, self.plans
+        numbers = (
+            Number("shoal_leader", "1 while this replica holds the lease.", lambda: float(self.guard.is_leader)),
+            Number("shoal_queue_depth", "Keys that wait for a worker.", lambda: self.queue.depth),
+            Number(
+                "shoal_queue_oldest_seconds", "How long the first of them has waited.", lambda: self.queue.oldest_wait
+            ),
+            Number("shoal_queue_handled_total", "Keys that were worked on.", lambda: stats.handled),
+            Number("shoal_queue_failed_total", "Of these, failures that come again.", lambda: stats.failed),
+            Number("shoal_queue_wait_seconds_total", "Waits of all keys.", lambda: stats.latency_seconds),
+            Number("shoal_queue_work_seconds_total", "Work on all keys.", lambda: stats.work_seconds),
+            Number("shoal_plan_rounds_total", "Planning rounds.", lambda: plans.rounds),
+            Number("shoal_plan_failures_total", "Rounds or groups that could not be decided.", lambda: plans.failures),
+            Number("shoal_plan_round_seconds", "How long the last round took.", lambda: plans.round_seconds),
+            Number("shoal_writes_total", "Requests that change objects.", lambda: self.cluster.writes),
+            Number("shoal_events_total", "Events that the watches brought.", lambda: self.watcher.events),
+            Number(
+                "shoal_watch_restarts_total",
+                "Times the watches had to be started again.",
+                lambda: self.watcher.restarts,
+            ),
+            Number("shoal_list_failures_total", "LISTs that failed.", lambda: self.resync.failures),
+            Number("shoal_list_age_seconds", "Time since everything was listed.", self._list_age),
+        )
+        registry.register(OwnMetrics(numbers))
+        registry.register(TrafficMetrics(self.collector))
+        return registry
+
+    def _list_age(self) -> float:
+        return steady() - (self._started_at if self.resync.listed_at is None else self.resync.listed_at)
+
+
+async def run_operator(settings: Settings) -> None:
+    """Run one operator until SIGTERM or SIGINT; the lease is given back then."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    guard = Guard()
+    cluster = Cluster(await load_configuration(), guard)
+    logger.info("starting as %s in namespace %s", settings.identity, settings.namespace)
+    await Operator(settings, cluster, guard).run(stop)
+    logger.info("stopped")
+
+
+async def _run_until(stop: asyncio.Event, parts: list[Coroutine[Any, Any, None]]) -> None:
+    """Run all parts until `stop`. Raises what ended one of them, as none may end."""
+    tasks = [asyncio.create_task(part, name=getattr(part, "__qualname__", "part")) for part in parts]
+    waiter = asyncio.create_task(stop.wait(), name="stop")
+    try:
+        done, _ = await asyncio.wait([*tasks, waiter], return_when=asyncio.FIRST_COMPLETED)
+        for task in done - {waiter}:
+            task.result()
+            raise RuntimeError(f"{task.get_name()} ended")
+    finally:
+        await _cancel([*tasks, waiter])
+
+
+async def _cancel(tasks: list[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_STOP_SECONDS):
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _make_source(settings: Settings) -> Source:
+    if settings.prometheus_url is None:
+        return DirectSource()
+    from shoal.telemetry.prometheus import PrometheusSource  # noqa: PLC0415 - its client costs 40 MB
+
+    return PrometheusSource(settings.prometheus_url)
+
+
+def _make_router_settings(settings: Settings) -> RouterSettings | None:
+    if settings.router_image is None:
+        logger.warning("SHOAL_ROUTER_IMAGE is not set: no routers are made")
+        return None
+    return RouterSettings(image=settings.router_image, xds_address=settings.xds_address)
+
+
+def _bracket(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
