@@ -9,14 +9,17 @@ from typing import Any
 import kubernetes_validate
 import pytest
 from render_cases import CASES, load_recipe, render
+from render_reports import NOW, make_report
 
 from e2e.devcluster import ApiError, DevCluster
 from e2e.devcluster.client import APPLY_PATCH
 from shoal.api.crds import DEFINITIONS, make_crd
 from shoal.render.claims import make_selector
+from shoal.render.events import find_events, make_event
 from shoal.render.names import MANAGER, SCALE_MANAGER
 from shoal.render.recipe import Recipe
 from shoal.render.scale import make_scale
+from shoal.render.status import make_status
 from shoal.render.variant import VariantObjects, make_variant
 
 pytestmark = pytest.mark.cluster
@@ -90,15 +93,41 @@ def assert_kept(sent: Any, stored: Any, path: str = "") -> None:
 
 
 @pytest.fixture
-def variant(control_plane: DevCluster, namespace: str) -> VariantObjects:
-    """The simple case, owned by a ModelService that exists."""
+def owned(control_plane: DevCluster, namespace: str) -> Recipe:
+    """The simple case, of a ModelService that exists."""
     for definition in DEFINITIONS:
         control_plane.apply(dict(make_crd(definition)))
     recipe = in_namespace(load_recipe("simple"), namespace)
     wish = recipe.service.model_dump(mode="json", exclude_none=True)
     wish["metadata"] = {"name": recipe.service.metadata.name, "namespace": namespace}
     (owner,) = control_plane.apply(wish)
-    return make_variant(in_namespace(recipe, namespace, owner["metadata"]["uid"]))
+    return in_namespace(recipe, namespace, owner["metadata"]["uid"])
+
+
+@pytest.fixture
+def variant(owned: Recipe) -> VariantObjects:
+    return make_variant(owned)
+
+
+def test_status_and_events_are_taken(control_plane: DevCluster, owned: Recipe) -> None:
+    metadata = owned.service.metadata
+    status = make_status(None, make_report(resource=owned.service))
+    path = f"/apis/shoal.dev/v1alpha1/namespaces/{metadata.namespace}/modelservices/{metadata.name}/status"
+    manifest = {
+        "apiVersion": "shoal.dev/v1alpha1",
+        "kind": "ModelService",
+        "metadata": {"name": metadata.name, "namespace": metadata.namespace},
+        "status": status,
+    }
+    parameters = {"fieldManager": MANAGER, "force": "true", "fieldValidation": "Strict"}
+    stored = control_plane.request("PATCH", path, manifest, params=parameters, content_type=APPLY_PATCH)
+    assert stored["status"] == status
+    for event in find_events(None, status):
+        for later in (0, 60):
+            write(control_plane, make_event(owned.service, event, NOW + later), MANAGER, force=True)
+    events = control_plane.request("GET", f"/api/v1/namespaces/{metadata.namespace}/events")["items"]
+    ours = {(item["reason"], item["lastTimestamp"]) for item in events if item["source"].get("component") == MANAGER}
+    assert ours == {(reason, "2027-01-15T08:01:00Z") for reason in ("Planned", "Serving")}
 
 
 def scale_of(variant: VariantObjects, uid: str, replicas: int) -> dict[str, Any]:

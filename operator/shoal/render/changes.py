@@ -21,7 +21,8 @@ _DECIDED: Final = (
     "sloSummary",
 )
 _DECIDED_OF_PLAN: Final = ("summary", "gpus", "bindingConstraint")
-_DECIDED_OF_VARIANT: Final = ("name", "replicas", "weight")
+_DECIDED_OF_VARIANT: Final = ("name", "replicas")
+_DECIDED_OF_MEMORY: Final = ("target", "lastMoveAt", "lastMixChangeAt", "trafficSeen")
 _TIMES: Final = ("at", "lastTransitionTime")
 _NUMBER: Final = re.compile(r"\d+(?:\.\d+)?")
 
@@ -47,7 +48,7 @@ def _essence(status: Mapping[str, Any]) -> dict[str, Any]:
         "plan": [plan.get(field) for field in _DECIDED_OF_PLAN],
         "variants": [[v.get(field) for field in _DECIDED_OF_VARIANT] for v in plan.get("variants") or ()],
         "history": [(entry["from"], entry["to"]) for entry in status.get("history") or ()],
-        "memory": status.get("memory"),
+        "memory": [(status.get("memory") or {}).get(field) for field in _DECIDED_OF_MEMORY],
     }
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from shoal.api.model_service import ModelService
 from shoal.domain.service import Service
 from shoal.render.recipe import is_routed_by_envoy, revision, served_name, source_kind
+
+_MOST_POOLS: Final = 16  # the schema's bound
 
 
 def make_effective(resource: ModelService, service: Service) -> dict[str, Any]:
@@ -18,7 +20,7 @@ def make_effective(resource: ModelService, service: Service) -> dict[str, Any]:
         "maxContextTokens": service.max_context_tokens,
         "source": source_kind(resource),
         "engineClass": service.engine.name,
-        "pools": sorted(service.pools),
+        "pools": sorted(service.pools)[:_MOST_POOLS],
         "percentile": service.objective.percentile,
         "workload": {
             "requestsPerSecond": service.workload.rate,
@@ -37,13 +39,15 @@ def make_effective(resource: ModelService, service: Service) -> dict[str, Any]:
     }
     if service.limits.max_gpus is not None:
         result["maxGPUs"] = service.limits.max_gpus
-    if service.facts is not None:
-        result["parameters"] = format_parameters(service.facts.parameters)
+    if service.facts is not None and (parameters := format_parameters(service.facts.parameters)):
+        result["parameters"] = parameters
     return result
 
 
-def format_parameters(count: float) -> str:
-    """`7.62B`, `125M`."""
+def format_parameters(count: float) -> str | None:
+    """`7.62B`, `125M`; None for a number that no model has."""
+    if not 1e4 <= count < 1e13:
+        return None
     billions = count >= 1e9
     number = f"{count / (1e9 if billions else 1e6):.2f}".rstrip("0").rstrip(".")
     return number + ("B" if billions else "M")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from shoal.domain.configuration import Configuration, Placement
 from shoal.domain.service import Memory, PlacedReplicas
 from shoal.render.times import format_time, parse_time
 
-_INSTANTS = {
+_MOST_PLACEMENTS: Final = 16  # the schema's bound; a shortened target would read as a wish to shrink
+_DAY: Final = 86_400.0
+_INSTANTS: Final = {
     "last_move_at": "lastMoveAt",
     "last_mix_change_at": "lastMixChangeAt",
     "mix_wanted_since": "mixWantedSince",
@@ -19,7 +21,7 @@ _INSTANTS = {
 def dump_memory(memory: Memory) -> dict[str, Any]:
     """The memory as the status holds it; instants lose their fraction of a second."""
     result: dict[str, Any] = {}
-    if memory.target is not None:
+    if memory.target is not None and len(memory.target) <= _MOST_PLACEMENTS:
         result["target"] = [
             {**dump_placed(entry.placement), "replicas": entry.replicas} for entry in sorted(memory.target, key=_key)
         ]
@@ -27,7 +29,7 @@ def dump_memory(memory: Memory) -> dict[str, Any]:
         if (instant := getattr(memory, field)) is not None:
             result[name] = format_time(instant)
     if memory.startup_p90_seconds is not None:
-        result["startupSecondsP90"] = round(memory.startup_p90_seconds, 1)
+        result["startupSecondsP90"] = round(min(memory.startup_p90_seconds, _DAY), 1)
     if memory.traffic_seen:
         result["trafficSeen"] = True
     return result

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from shoal.domain.plan import FrontierPoint, Plan, PlannedVariant
+from shoal.domain.profile import Source
+from shoal.domain.reasons import ProfileState
 from shoal.domain.service import Replica, RunningVariant
 from shoal.render.budgeted import fit_to_budget
 from shoal.render.conditions import Verdict, Verdicts, judge
@@ -17,13 +19,16 @@ from shoal.render.remembered import dump_memory, dump_placed, memory_of
 from shoal.render.report import Report
 from shoal.render.slo import summarise_objective
 from shoal.render.times import format_time
-from shoal.render.words import clip, round_figures
+from shoal.render.words import bounded, clip
 
 Status = dict[str, Any]
 
 HISTORY: Final = 10
 _TOP: Final = 8
 _MOST_GPUS: Final = 64
+_MOST_VARIANTS: Final = 16
+_MOST_COST: Final = 999_999_999.0
+_SOURCES: Final = {ProfileState(source.value): source for source in Source}
 _LARGEST_WEIGHT: Final = 1000
 
 
@@ -100,19 +105,22 @@ def _decided(before: Status, report: Report) -> Status:
 
 
 def _plan(report: Report, plan: Plan) -> Status:
-    best = max((variant.capacity.rate for variant in plan.variants), default=0.0)
+    best = max((_rate(variant.capacity.rate) for variant in plan.variants), default=0.0)
     named = [(report.names.get(variant.placement), variant) for variant in plan.variants if variant.replicas]
+    named.sort(key=lambda pair: -pair[1].replicas)
     predicted = {
-        "ttftMilliseconds": _figure(plan.predicted.ttft_ms),
-        "itlMilliseconds": _figure(plan.predicted.itl_ms),
-        "utilization": min(round_figures(plan.predicted.utilization), 1000.0),
+        "ttftMilliseconds": _milliseconds(plan.predicted.ttft_ms),
+        "itlMilliseconds": _milliseconds(plan.predicted.itl_ms),
+        "utilization": bounded(plan.predicted.utilization, 0, 1000) or 0.0,
     }
     return {
         "summary": clip(plan.summary, 128),
-        "variants": [_plan_variant(name, variant, best) for name, variant in named if name is not None],
+        "variants": [_plan_variant(name, variant, best) for name, variant in named if name is not None][
+            :_MOST_VARIANTS
+        ],
         "gpus": plan.gpus,
         "predicted": _without_none(predicted),
-        "costPerHour": f"{plan.cost_per_hour:.2f}",
+        "costPerHour": f"{min(max(0.0, plan.cost_per_hour), _MOST_COST):.2f}",
         "bindingConstraint": str(plan.binding),
         "reason": clip(report.decision.explanation.message if report.decision else "", 512),
     }
@@ -123,9 +131,9 @@ def _plan_variant(name: str, variant: PlannedVariant, best: float) -> Status:
         "name": name,
         **dump_placed(variant.placement),
         "replicas": variant.replicas,
-        "capacityPerReplica": round_figures(variant.replica_rate),
-        "capacityPerEngine": round_figures(variant.capacity.rate),
-        "weight": round(_LARGEST_WEIGHT * variant.capacity.rate / best) if best > 0 else 0,
+        "capacityPerReplica": _rate(variant.replica_rate),
+        "capacityPerEngine": _rate(variant.capacity.rate),
+        "weight": round(_LARGEST_WEIGHT * _rate(variant.capacity.rate) / best) if best > 0 else 0,
     }
 
 
@@ -133,11 +141,11 @@ def _frontier_entry(point: FrontierPoint) -> Status:
     engines = point.placement.configuration.engines_per_replica
     entry = {
         **dump_placed(point.placement),
-        "capacityPerReplica": round_figures(point.capacity.rate * engines),
-        "capacityPerGPU": round_figures(point.rate_per_gpu),
-        "ttftMilliseconds": _figure(point.capacity.ttft_ms),
-        "itlMilliseconds": _figure(point.capacity.itl_ms),
-        "source": str(point.capacity.source),
+        "capacityPerReplica": _rate(point.capacity.rate * engines),
+        "capacityPerGPU": _rate(point.rate_per_gpu),
+        "ttftMilliseconds": _milliseconds(point.capacity.ttft_ms),
+        "itlMilliseconds": _milliseconds(point.capacity.itl_ms),
+        "source": str(_SOURCES.get(point.capacity.source, Source.ESTIMATED)),
     }
     return _without_none(entry)
 
@@ -170,11 +178,11 @@ def _observed(report: Report) -> Status:
     load = report.service.load
     demand = report.decision.explanation.demand if report.decision else None
     observed = {
-        "requestsPerSecond": _figure(demand.rate if demand is not None and demand.observed else None),
-        "ttftMilliseconds": _figure(load.ttft_mean_ms),
-        "itlMilliseconds": _figure(load.itl_mean_ms),
-        "inputTokensMean": _figure(load.lengths.input_mean if load.lengths else None),
-        "outputTokensMean": _figure(load.lengths.output_mean if load.lengths else None),
+        "requestsPerSecond": _rate(demand.rate) if demand is not None and demand.observed else None,
+        "ttftMilliseconds": _milliseconds(load.ttft_mean_ms),
+        "itlMilliseconds": _milliseconds(load.itl_mean_ms),
+        "inputTokensMean": _tokens(load.lengths.input_mean) if load.lengths else None,
+        "outputTokensMean": _tokens(load.lengths.output_mean) if load.lengths else None,
         "at": format_time(report.now),
     }
     return _without_none(observed)
@@ -207,8 +215,16 @@ def _gpus_of(report: Report, variant: RunningVariant, replica: Replica) -> list[
     return [{**base, "uuid": uuid, **({"reason": clip(reason, 512)} if reason else {})} for uuid in replica.gpus]
 
 
-def _figure(value: float | None) -> float | None:
-    return None if value is None else round_figures(value)
+def _rate(value: float) -> float:
+    return bounded(value, 0, 1e6) or 0.0
+
+
+def _milliseconds(value: float | None) -> float | None:
+    return bounded(value, 0, 3.6e6)
+
+
+def _tokens(value: float) -> float | None:
+    return bounded(value, 1, 2**24)
 
 
 def _without_none(content: Status) -> Status:
