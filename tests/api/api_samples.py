@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import yaml
@@ -11,6 +11,7 @@ import yaml
 from shoal.api.crds import DEFINITIONS, make_crd
 
 Object = dict[str, Any]
+Verdicts = Callable[[Sequence[Object]], list[str | None]]
 DELETE = object()
 
 _FULL = """

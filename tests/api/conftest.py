@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pytest
-from api_samples import CRDS, PLURALS, Object
+from api_samples import CRDS, PLURALS, Object, Verdicts
 
 from e2e.devcluster import DevCluster
 from e2e.devcluster.client import ApiError
-
-Verdicts = Callable[[Sequence[Object]], list[str | None]]
 
 
 @pytest.fixture(scope="session")

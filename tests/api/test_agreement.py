@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from api_samples import FULL, Object, schema_of
-from conftest import Verdicts
+from api_samples import FULL, Object, Verdicts, schema_of
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from api_samples import CRDS, DELETE, Object, at, changed, full, leaves, schema_of
-from conftest import Verdicts
+from api_samples import CRDS, DELETE, Object, Verdicts, at, changed, full, leaves, schema_of
 
 from shoal.api.errors import ApiError
 from shoal.api.load import KINDS, parse

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from api_samples import CRDS, DELETE, Object, changed, full, schema_of, shortest
-from conftest import Verdicts
+from api_samples import CRDS, DELETE, Object, Verdicts, changed, full, schema_of, shortest
 
 from shoal.api.errors import ApiError
 from shoal.api.load import KINDS, parse
