@@ -1,4 +1,4 @@
-"""The drain script is really executed, against a real HTTP server."""
+"""The drain script is really executed, against a real HTTP server; all scenarios at once, as most of it is waiting."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -23,18 +24,58 @@ vllm:num_requests_running{{engine="0",model_name="chat {{v1}} x"}} {running:.1f}
 vllm:num_requests_waiting{{engine="0",model_name="chat {{v1}} x"}} {waiting:.1f}
 vllm:num_requests_waiting_by_reason{{engine="0",reason="capacity"}} 99.0
 """
+PATIENCE = 30  # seconds; a limit that is never reached
+
+
+def say(running: int, waiting: int) -> bytes:
+    return METRICS.format(running=running, waiting=waiting).encode()
+
+
+@dataclass
+class Scenario:
+    """What an engine answers, look by look (the last answer for ever), and how long the script may take."""
+
+    answers: list[bytes | None]  # None: 503
+    limit: int = PATIENCE
+    least: int = 0
+    hangs: bool = False
+    gone: bool = False
+    looks: list[float] = field(default_factory=list)
+    code: int = -1
+    seconds: float = 0.0
+    complaint: str = ""
+
+    def answer(self) -> bytes | None:
+        self.looks.append(time.monotonic())
+        if self.hangs:
+            time.sleep(2.5)
+        return self.answers[min(len(self.looks), len(self.answers)) - 1]
+
+
+SCENARIOS = {
+    "idle": Scenario([say(0, 0)]),
+    "idle with a least time": Scenario([say(0, 0)], least=1),
+    "running once more": Scenario([say(0, 0), say(3, 0), say(0, 0)]),
+    "waiting once more": Scenario([say(0, 0), say(0, 2), say(0, 0)]),
+    "gone": Scenario([], gone=True),
+    "busy for ever": Scenario([say(1, 0)], limit=2),
+    "hung": Scenario([say(0, 0)], limit=2, hangs=True),
+    "503": Scenario([None], limit=2),
+    "half of the metrics": Scenario([b"vllm:num_requests_running 0\n"], limit=2),
+    "no number": Scenario([b"vllm:num_requests_running x\nvllm:num_requests_waiting 0\n"], limit=2),
+}
 
 
 @contextlib.contextmanager
-def serve(answer: Callable[[], bytes | None]) -> Iterator[int]:
-    """An engine's /metrics on a free loopback port; an answer of None is a 503."""
+def serve(scenario: Scenario) -> Iterator[int]:
+    """The engine's /metrics on a free loopback port."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            body = answer() if self.path == "/metrics" else None
-            self.send_response(503 if body is None else 200)
-            self.end_headers()
+            body = scenario.answer() if self.path == "/metrics" else None
             with contextlib.suppress(OSError):
+                self.send_response(503 if body is None else 200)
+                self.end_headers()
                 self.wfile.write(body or b"")
 
         def log_message(self, *_: Any) -> None: ...
@@ -50,84 +91,57 @@ def serve(answer: Callable[[], bytes | None]) -> Iterator[int]:
         server.server_close()
 
 
-def drain(port: int, *, limit: int, least: int = 0) -> tuple[int, float]:
-    """Exit code and seconds of the script."""
-    started = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-S", "-c", SCRIPT, str(port), str(limit), str(least)],
-        env={"POD_IP": "127.0.0.1", "http_proxy": "http://127.0.0.1:1"},
-        timeout=30,
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    assert done.stderr == ""
-    return done.returncode, time.monotonic() - started
+def play(scenario: Scenario) -> None:
+    with contextlib.ExitStack() as engine:
+        port = engine.enter_context(serve(scenario))
+        if scenario.gone:
+            engine.close()
+        started = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-S", "-c", SCRIPT, str(port), str(scenario.limit), str(scenario.least)],
+            env={"POD_IP": "127.0.0.1", "http_proxy": "http://127.0.0.1:1"},
+            timeout=4 * PATIENCE,
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        scenario.seconds = time.monotonic() - started
+        scenario.code, scenario.complaint = done.returncode, done.stderr
 
 
-def test_idle_engine_ends_after_two_looks() -> None:
-    looks: list[float] = []
+@pytest.fixture(scope="module", autouse=True)
+def _played() -> None:
+    with ThreadPoolExecutor(len(SCENARIOS)) as pool:
+        list(pool.map(play, SCENARIOS.values()))
 
-    def answer() -> bytes:
-        looks.append(time.monotonic())
-        return METRICS.format(running=0, waiting=0).encode()
 
-    with serve(answer) as port:
-        code, _ = drain(port, limit=20)
-    assert code == 0
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_ends_well(name: str) -> None:
+    assert (SCENARIOS[name].code, SCENARIOS[name].complaint) == (0, "")
+
+
+def test_idle_engine_is_looked_at_twice_a_second_apart() -> None:
+    looks = SCENARIOS["idle"].looks
     assert len(looks) == 2
     assert looks[1] - looks[0] >= 0.9
 
 
 def test_least_time_passes_first() -> None:
-    with serve(lambda: METRICS.format(running=0, waiting=0).encode()) as port:
-        code, seconds = drain(port, limit=20, least=1)
-    assert (code, seconds >= 2) == (0, True)
+    assert SCENARIOS["idle with a least time"].seconds >= 2
 
 
-@pytest.mark.parametrize("busy", [(3, 0), (0, 2)])
-def test_waits_for_running_and_for_waiting(busy: tuple[int, int]) -> None:
-    states = [(0, 0), busy, (0, 0), (0, 0)]  # idle must be seen twice in a row
-
-    def answer() -> bytes:
-        running, waiting = states.pop(0)
-        return METRICS.format(running=running, waiting=waiting).encode()
-
-    with serve(answer) as port:
-        code, _ = drain(port, limit=20)
-    assert (code, states) == (0, [])
+@pytest.mark.parametrize("name", ["running once more", "waiting once more"])
+def test_idle_must_be_seen_twice_in_a_row(name: str) -> None:
+    assert len(SCENARIOS[name].looks) == 4
 
 
-def never_answers() -> bytes:
-    time.sleep(2.5)
-    return b""
-
-
-ENDLESS: dict[str, Callable[[], bytes | None]] = {
-    "busy for ever": lambda: METRICS.format(running=1, waiting=0).encode(),
-    "hung": never_answers,
-    "503": lambda: None,
-    "half of the metrics": lambda: b"vllm:num_requests_running 0\n",
-    "no number": lambda: b"vllm:num_requests_running x\nvllm:num_requests_waiting 0\n",
-}
-
-
-def test_limit_ends_it() -> None:
-    def try_one(answer: Callable[[], bytes | None]) -> tuple[int, float]:
-        with serve(answer) as port:
-            return drain(port, limit=2)
-
-    with ThreadPoolExecutor(len(ENDLESS)) as pool:
-        results = dict(zip(ENDLESS, pool.map(try_one, ENDLESS.values()), strict=True))
-    assert {name: code for name, (code, _) in results.items()} == dict.fromkeys(ENDLESS, 0)
-    assert all(seconds >= 1.9 for _, seconds in results.values()), results
+@pytest.mark.parametrize("name", [name for name, scenario in SCENARIOS.items() if scenario.limit < PATIENCE])
+def test_limit_ends_it_and_nothing_else(name: str) -> None:
+    assert 1.9 <= SCENARIOS[name].seconds < PATIENCE
 
 
 def test_engine_that_is_gone_is_empty() -> None:
-    with serve(lambda: None) as port:
-        pass
-    code, seconds = drain(port, limit=20)
-    assert (code, seconds < 5) == (0, True)
+    assert SCENARIOS["gone"].seconds < PATIENCE
 
 
 def test_hook_runs_the_script_with_its_numbers() -> None:

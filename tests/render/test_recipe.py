@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from render_cases import CASES, load_recipe
 
 from shoal.api import defaults
-from shoal.api.base import Shape
+from shoal.api.base import Shape, camel_case
+from shoal.api.model_service import ModelServiceSpec
 from shoal.domain.configuration import Configuration, Placement
 from shoal.domain.profile import ModelFacts
 from shoal.render import names, variant
@@ -226,6 +228,28 @@ def test_the_simulated_engine_takes_the_arguments(case: str) -> None:
     assert parsed.port == 8000 + last
     assert parsed.max_num_seqs == recipe.configuration.max_num_seqs
     assert parsed.served_names == (recipe.service.spec.model.served_name or recipe.service.metadata.name,)
+
+
+wild = st.text('-$()= a/.\n{}"\\Z0', min_size=1, max_size=12)
+
+
+@given(st.sampled_from(["model.name", "model.revision", "model.served_name", "engine.tool_call_parser"]), wild)
+def test_what_an_owner_writes_is_a_value_never_a_flag(path: str, text: str) -> None:
+    """Whatever passes the schema; `$(` would be replaced by the kubelet."""
+    recipe = load_recipe("shared")
+    wish = recipe.service.spec.to_dict()
+    part, field = path.split(".")
+    wish[part][camel_case(field)] = text
+    try:
+        spec = ModelServiceSpec.model_validate_json(json.dumps(wish))
+    except ValidationError:
+        return
+    given_arguments = make_arguments(recipe, 0)
+    service = recipe.service.model_copy(update={"spec": spec})
+    arguments = make_arguments(dataclasses.replace(recipe, service=service), 0)
+    flags = [word for word in arguments if word.startswith("-")]
+    assert flags == [word for word in given_arguments if word.startswith("-")]
+    assert [word for word in arguments if "$(" in word] == ["$(POD_IP)"]
 
 
 # -- what the class does not allow --------------------------------------------------------------------------------
