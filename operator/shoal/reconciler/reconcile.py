@@ -50,6 +50,7 @@ logger = logging.getLogger(__name__)
 
 REPORT_SECONDS: Final = 60.0  # measurements reach the status at most this often
 _ENSURE_SECONDS: Final = 600.0  # a budget or Service that a person deleted comes back within this
+_TAKEN_SECONDS: Final = 5.0  # nobody tells us when a name that somebody else has becomes free
 
 
 class Telemetry(Protocol):
@@ -215,6 +216,7 @@ class Reconciler:
             await work()
         except NameTakenError as error:
             progress.objects.append(ObjectOutcome(error.kind, error.name, Result.NAME_TAKEN, str(error)))
+            progress.again = RequeueError(_TAKEN_SECONDS, str(error))
         except RequeueError as error:
             progress.again = error
         except ClusterError as error:
@@ -298,7 +300,7 @@ class Reconciler:
         except NameTakenError as error:
             logger.warning("the router of %s: %s", key.namespace, error)
             self._router_taken[key.namespace] = ObjectOutcome(error.kind, error.name, Result.NAME_TAKEN, str(error))
-            raise RequeueError(5.0, str(error)) from error
+            raise RequeueError(_TAKEN_SECONDS, str(error)) from error
         self._router_taken.pop(key.namespace, None)
 
     def _router_owners(self, namespace: str) -> Iterator[RouterOwner]:
