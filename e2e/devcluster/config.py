@@ -48,6 +48,8 @@ class Config:
     nodes: tuple[NodeConfig, ...] = _DEFAULT_NODES
     # Image repository's last part -> command; added to the known ones of `agent/images.py`.
     images: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    # Image repository's last part -> directory: what `image` volumes hold.
+    image_volumes: Mapping[str, str] = field(default_factory=dict)
     # Variables of our own environment that every container gets, e.g. HF_HOME for real engines.
     environment: tuple[str, ...] = ()
     # First pause of a crash loop; it doubles up to 30 times this (kubelet: 10 s to 300 s).

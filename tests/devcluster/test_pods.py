@@ -241,3 +241,25 @@ def fetch(url: str) -> str:
 def run_every_second(code: str) -> Object:
     """Return a probe that runs a program."""
     return {"exec": {"command": ["python3", "-c", code]}, "periodSeconds": 1, "timeoutSeconds": 5}
+
+
+def test_a_volume_claim_outlives_its_pod(devcluster: DevCluster, pods: Pods) -> None:
+    claim = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "cache"},
+        "spec": {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}},
+    }
+    devcluster.apply(claim, namespace=pods.namespace)
+    mount = {
+        "volumeMounts": [{"name": "cache", "mountPath": "/cache"}],
+        "env": [{"name": "FILE", "value": "/cache/weights"}],
+    }
+    volumes = [{"name": "cache", "persistentVolumeClaim": {"claimName": "cache"}}]
+    for name, code in (
+        ("writer", "import os; open(os.environ['FILE'], 'w').write('bytes')"),
+        ("reader", "import os; print(open(os.environ['FILE']).read())"),
+    ):
+        pods.make(name, python(code, **mount), restartPolicy="Never", volumes=volumes)
+        pods.wait(name, lambda p: p["status"].get("phase") == "Succeeded")
+    assert pods.log("reader") == "bytes\n"

@@ -16,6 +16,7 @@ import aiohttp
 from e2e.devcluster import control
 from e2e.devcluster.addresses import Slot
 from e2e.devcluster.agent import nodes
+from e2e.devcluster.agent.claims import provision
 from e2e.devcluster.agent.context import PodContext, Settings
 from e2e.devcluster.agent.events import EventRecorder
 from e2e.devcluster.agent.kubelet import KubeletServer
@@ -80,6 +81,7 @@ class Agent:
         work = [
             self._watch_pods(client),
             self._watch_services(client, proxy),
+            provision(client, self._directory),
             self._keep_gpu_state(),
             self._events.run(),
             *(nodes.keep_alive(client, node) for node in self._nodes.values()),

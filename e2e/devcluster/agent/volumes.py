@@ -8,6 +8,7 @@ from pathlib import Path
 
 from e2e.devcluster.agent.context import PodContext
 from e2e.devcluster.agent.environment import ContainerConfigError, field_value
+from e2e.devcluster.agent.images import repository_name
 from e2e.devcluster.agent.tokens import write_token
 from e2e.devcluster.client import ApiError, Object
 
@@ -23,6 +24,8 @@ async def make_volumes(context: PodContext) -> None:
 async def _make_volume(context: PodContext, volume: Object) -> Path:
     if "hostPath" in volume:
         return Path(volume["hostPath"]["path"])
+    if "image" in volume:
+        return _image_directory(context, volume["image"]["reference"])
     if "persistentVolumeClaim" in volume:
         claim = volume["persistentVolumeClaim"]["claimName"]
         directory = claim_directory(context.settings.directory, context.namespace, claim)
@@ -35,6 +38,14 @@ async def _make_volume(context: PodContext, volume: Object) -> Path:
     else:
         await _fill(context, directory, volume)
     return directory
+
+
+def _image_directory(context: PodContext, reference: str) -> Path:
+    directory = context.settings.config.image_volumes.get(repository_name(reference))
+    if directory is None:
+        name = repository_name(reference)
+        raise ContainerConfigError(f"image {reference!r} cannot be mounted: name {name!r} under `image_volumes`")
+    return Path(directory)
 
 
 def claim_directory(cluster: Path, namespace: str, claim: str) -> Path:
