@@ -23,16 +23,17 @@ LARGEST_PAGE: Final = 8 << 20
 
 
 class DirectSource:
-    """HTTP reads of every target, each within `timeout_seconds`, at most `concurrency` under way.
+    """HTTP reads of every target, at most `concurrency` under way.
 
-    One that is slow costs the others nothing: a round takes no longer than `round_seconds`, and who has not answered by
-    then has not answered.
+    `timeout_seconds` is for each connection and each silence of a target, not for the wait until its turn. One that is
+    slow costs the others nothing: a round takes no longer than `round_seconds`, and who has not answered by then has
+    not answered.
     """
 
     lag_seconds = 0.0
 
     def __init__(self, *, timeout_seconds: float = 2.0, round_seconds: float = 4.0, concurrency: int = 200) -> None:
-        self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
+        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=timeout_seconds, sock_read=timeout_seconds)
         self._round_seconds = round_seconds
         self._concurrency = concurrency
         self._session: aiohttp.ClientSession | None = None

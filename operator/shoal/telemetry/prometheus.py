@@ -30,6 +30,7 @@ from shoal.telemetry.targets import AgentTarget, EngineTarget, RouterTarget
 
 SERVICE_LABEL: Final = "shoal_dev_model_service"
 _GROUP: Final = f"namespace, pod, container, {SERVICE_LABEL}"
+_METRIC: Final = "shoal_metric"
 _READ_AT: Final = "shoal:read_at"
 _LABEL_NAME: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _WRONG_ANSWER: Final = (requests.RequestException, PrometheusApiClientException, ValueError, KeyError, TypeError)
@@ -105,21 +106,27 @@ class PrometheusSource:
 
 def make_query(matchers: Mapping[str, str]) -> str:
     """The one query: every wanted sample of every engine, and when each engine was scraped last."""
-    for name in matchers:
-        if not _LABEL_NAME.fullmatch(name):
-            raise ValueError(f"not a label name: {name!r}")
-    more = "".join(f", {name}={quote(value)}" for name, value in sorted(matchers.items()))
+    for label in matchers:
+        if not _LABEL_NAME.fullmatch(label):
+            raise ValueError(f"not a label name: {label!r}")
+    more = "".join(f", {label}={quote(value)}" for label, value in sorted(matchers.items()))
     largest = VALUES["kv_usage"]
     summed = [name for name in metric_names() if name not in largest]
 
     def select(names: Sequence[str]) -> str:
         return f'{{__name__=~"{"|".join(names)}", {SERVICE_LABEL}!=""{more}}}'
 
+    def name(query: str) -> str:
+        """`or` looks at all labels but the metric's name, so that goes into a label of its own."""
+        return f'label_replace({query}, "{_METRIC}", "$1", "__name__", "(.+)")'
+
     scraped = f"min by ({_GROUP}) (timestamp({select(VALUES['running'])}))"
-    return (
-        f"sum by (__name__, le, {_GROUP}) ({select(summed)})"
-        f" or max by (__name__, {_GROUP}) ({select(largest)})"
-        f' or label_replace({scraped}, "__name__", "{_READ_AT}", "", "")'
+    return " or ".join(
+        (
+            name(f"sum by (__name__, le, {_GROUP}) ({select(summed)})"),
+            name(f"max by (__name__, {_GROUP}) ({select(largest)})"),
+            f'label_replace({scraped}, "{_METRIC}", "{_READ_AT}", "", "")',
+        )
     )
 
 
@@ -139,7 +146,7 @@ def make_readings(series: Sequence[Series], targets: Sequence[EngineTarget]) -> 
         target = wanted.get((labels.get("namespace", ""), labels.get("pod", ""), labels.get("container", "")))
         if target is None or labels.get(SERVICE_LABEL) != target.service.name:
             continue
-        name, edge = labels.get("__name__", ""), labels.get("le")
+        name, edge = labels.get(_METRIC, ""), labels.get("le")
         if name == _READ_AT:
             if value is not None and math.isfinite(value) and value <= asked_at:
                 ages[target] = asked_at - value
