@@ -73,12 +73,15 @@ class PodRunner:
     async def discard(self) -> None:
         """End everything at once and tell nobody: the object is gone, or its node is."""
         self.context.terminating.set()
-        for task in (self._reporting, self._end, self._life):
+        for task in (self._reporting, self._end):
             if task is not None:
                 task.cancel()
         for keeper in self.keepers:
             keeper.kill()
+        # Awaited before life is cancelled: a run that has ended also ends what it left behind.
         await asyncio.gather(*self._keeping, return_exceptions=True)
+        if self._life is not None:
+            self._life.cancel()
         self._release()
 
     def keeper(self, container: str | None) -> Keeper:
