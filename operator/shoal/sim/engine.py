@@ -11,6 +11,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from shoal.domain.profile import StepModel
+from shoal.sim.batch import DecodeBatch, Sequence
 from shoal.sim.steps import Speed, Stride, make_decode_stride, mixed_seconds
 
 
@@ -42,29 +43,6 @@ class EngineLimits:
         return -(-tokens // self.block_size)
 
 
-@dataclass(slots=True, eq=False)
-class Sequence:
-    """One request inside the engine. Instants are in the caller's seconds."""
-
-    prompt_tokens: int
-    output_tokens: int
-    arrived_at: float
-    to_prefill: int = 0  # tokens still to be computed before the next one can be generated
-    generated: int = 0
-    blocks: int = 0
-    scheduled_at: float | None = None
-    first_token_at: float | None = None
-    finished_at: float | None = None
-    stalled_since: float | None = None  # its last token, while it is preempted or recomputed
-    preemptions: int = 0
-    aborted: bool = False
-
-    @property
-    def context(self) -> int:
-        """Tokens whose keys and values the next step reads or writes."""
-        return self.prompt_tokens + self.generated
-
-
 @dataclass(slots=True)
 class Report:
     """What one stride did. `gaps`: (seconds between two tokens of a sequence, how many such)."""
@@ -91,12 +69,14 @@ class Engine:
         self.limits = limits
         self.speed = Speed()
         self.waiting: deque[Sequence] = deque()
-        self.running: list[Sequence] = []
+        self.running: dict[Sequence, None] = {}  # in the order of admission
         self.preemptions = 0
+        self._batch = DecodeBatch(limits.block_size)
         self._longest_stride = longest_stride
         self._stride: Stride | None = None
         self._chunks: dict[Sequence, int] = {}  # prompt tokens that the present step computes
-        self._blocks_used = 0
+        self._prompt_blocks = 0  # reserved by sequences that do not decode yet
+        self._leaving: list[Sequence] = []  # aborted while they run
 
     @property
     def is_idle(self) -> bool:
@@ -129,10 +109,11 @@ class Engine:
 
     def abort(self, sequence: Sequence, now: float) -> None:
         """Drop a request: at once while it waits, after the present step while it runs."""
-        if sequence.finished_at is not None:
+        if sequence.finished_at is not None or sequence.aborted:
             return
         sequence.aborted = True
         if sequence in self.running:
+            self._leaving.append(sequence)
             self._cut(now)
         else:
             self.waiting.remove(sequence)
@@ -154,22 +135,24 @@ class Engine:
 
     def generated_by(self, sequence: Sequence, now: float) -> int:
         """Tokens that a sequence has generated at `now`, those within the present stride included."""
-        if self._stride is None or self._chunks or sequence.finished_at is not None or sequence.blocks == 0:
+        if not sequence.ticket:
             return sequence.generated
-        return sequence.generated + self._stride.steps_by(now)
+        return self._batch.generated(sequence) + self._steps_done(now)
 
     def kv_usage_at(self, now: float) -> float:
         """Share of the KV cache in use."""
-        used = self._blocks_used
-        if self._stride is not None and not self._chunks:
-            used = self._blocks_after(min(self._stride.steps_by(now) + 1, self._stride.steps))
-        return used / self.limits.kv_blocks
+        last = self._stride.steps if self._stride is not None else 1
+        return self._blocks_after(min(self._steps_done(now) + 1, last)) / self.limits.kv_blocks
 
     def output_tokens_in_flight(self, now: float) -> int:
         """Tokens generated within the present stride, which no report has counted yet."""
-        if self._stride is None or self._chunks:
-            return 0
-        return self._stride.steps_by(now) * len(self.running)
+        return self._steps_done(now) * self._batch.count
+
+    def _steps_done(self, now: float) -> int:
+        return self._stride.steps_by(now) if self._stride is not None else 0
+
+    def _blocks_after(self, steps: int) -> int:
+        return self._prompt_blocks + self._batch.blocks_after(steps)
 
     def _is_full(self) -> bool:
         bound = self.limits.max_waiting
@@ -193,28 +176,28 @@ class Engine:
         if not self.running:
             self._stride = None
             return
-        decoding = [sequence for sequence in self.running if not sequence.to_prefill]
-        context = sum(sequence.context for sequence in decoding)
+        decoding, context = self._batch.count, self._batch.context
         if self._chunks:
             prompts = sum(self._chunks.values())
-            seconds = mixed_seconds(
-                self.model, self.speed, decoding=len(decoding), context=context, prompt_tokens=prompts
-            )
+            seconds = mixed_seconds(self.model, self.speed, decoding=decoding, context=context, prompt_tokens=prompts)
             self._stride = Stride(at, 1, seconds)
         else:
             steps = 1 if preempted else self._steps_that_fit()
             self._stride = make_decode_stride(
-                self.model, self.speed, start=at, steps=steps, decoding=len(decoding), context=context
+                self.model, self.speed, start=at, steps=steps, decoding=decoding, context=context
             )
 
     def _schedule_prompts(self, at: float, *, may_admit: bool) -> dict[Sequence, int]:
-        """Prompt tokens of the next step: sequences already admitted first, then from the queue, in order."""
-        budget = self.limits.max_num_batched_tokens - sum(not s.to_prefill for s in self.running)
+        """Prompt tokens of the next step: the prompt that was cut off first, then from the queue, in order.
+
+        Only the youngest running sequence can have a prompt half read: whoever comes after it found no budget left.
+        """
+        budget = self.limits.max_num_batched_tokens - self._batch.count
         chunks: dict[Sequence, int] = {}
-        for sequence in self.running:
-            if sequence.to_prefill and budget > 0:
-                chunks[sequence] = min(sequence.to_prefill, budget)
-                budget -= chunks[sequence]
+        youngest = next(reversed(self.running), None)
+        if youngest is not None and youngest.to_prefill:
+            chunks[youngest] = min(youngest.to_prefill, budget)
+            budget -= chunks[youngest]
         while may_admit and self.waiting and budget > 0 and self._admits(self.waiting[0]):
             sequence = self.waiting.popleft()
             self._admit(sequence, at)
@@ -223,29 +206,26 @@ class Engine:
         return chunks
 
     def _admits(self, sequence: Sequence) -> bool:
-        free = self.limits.kv_blocks - self._blocks_used
-        return len(self.running) < self.limits.max_num_seqs and self.limits.blocks_for(sequence.to_prefill) <= free
+        if len(self.running) >= self.limits.max_num_seqs:
+            return False
+        return self.limits.blocks_for(sequence.to_prefill) <= self.limits.kv_blocks - self._blocks_after(1)
 
     def _admit(self, sequence: Sequence, at: float) -> None:
         sequence.blocks = self.limits.blocks_for(sequence.to_prefill)
-        self._blocks_used += sequence.blocks
+        self._prompt_blocks += sequence.blocks
         if sequence.scheduled_at is None:
             sequence.scheduled_at = at
-        self.running.append(sequence)
+        self.running[sequence] = None
 
     def _make_room(self, at: float) -> bool:
         """Preempt the youngest until one more token of each sequence fits, as vLLM does; it is computed anew later."""
         preempted = False
         while self._blocks_after(1) > self.limits.kv_blocks:
-            self._preempt(self.running[-1], at)
+            self._preempt(next(reversed(self.running)), at)
             preempted = True
-        for sequence in self.running:
-            sequence.blocks = self._blocks_of(sequence, 1)
-        self._blocks_used = sum(sequence.blocks for sequence in self.running)
         return preempted
 
     def _preempt(self, sequence: Sequence, at: float) -> None:
-        self.running.remove(sequence)
         self._release(sequence)
         sequence.to_prefill = sequence.context
         sequence.preemptions += 1
@@ -255,21 +235,16 @@ class Engine:
         self.waiting.appendleft(sequence)
 
     def _release(self, sequence: Sequence) -> None:
-        self._blocks_used -= sequence.blocks
+        """Take a sequence out of the batch, with its blocks."""
+        del self.running[sequence]
+        if sequence.ticket:
+            self._batch.leave(sequence)
+        self._prompt_blocks -= sequence.blocks
         sequence.blocks = 0
-
-    def _blocks_of(self, sequence: Sequence, steps: int) -> int:
-        if sequence.to_prefill:
-            return sequence.blocks
-        return -(-(sequence.context + steps - 1) // self.limits.block_size)
-
-    def _blocks_after(self, steps: int) -> int:
-        """Blocks in use during the last of so many more steps of every decoding sequence."""
-        return sum(self._blocks_of(sequence, steps) for sequence in self.running)
 
     def _steps_that_fit(self) -> int:
         """Steps until the first sequence ends, or a block would be missing."""
-        most = min(*(s.output_tokens - s.generated for s in self.running), self._longest_stride)
+        most = min(self._batch.steps_to_first_end(), self._longest_stride)
         if self._blocks_after(most) <= self.limits.kv_blocks:
             return most
         fits, too_many = 1, most
@@ -284,22 +259,23 @@ class Engine:
     def _finish_stride(self, stride: Stride) -> Report:
         at, seconds = stride.end, stride.end - stride.start
         report = Report(at, stride.steps, seconds, prompt_tokens=sum(self._chunks.values()))
-        decoding = 0
-        for sequence in self.running:
-            if sequence.to_prefill:
-                self._finish_chunk(sequence, report)
-            else:
-                sequence.generated += stride.steps
-                decoding += 1
-        if decoding:
-            report.output_tokens += decoding * stride.steps
-            report.gaps.append((seconds / stride.steps, decoding * stride.steps))
-        self._dismiss(report)
+        tokens = self._batch.count * stride.steps
+        if tokens:
+            report.output_tokens += tokens
+            report.gaps.append((seconds / stride.steps, tokens))
+        for sequence in self._batch.advance(stride.steps):
+            self._end(sequence, report)
+        for sequence, chunk in self._chunks.items():
+            self._finish_chunk(sequence, chunk, report)
+        for sequence in self._leaving:
+            if sequence.finished_at is None:
+                self._end(sequence, report)
+        self._leaving.clear()
         self._begin(at)
         return report
 
-    def _finish_chunk(self, sequence: Sequence, report: Report) -> None:
-        sequence.to_prefill -= self._chunks.get(sequence, 0)
+    def _finish_chunk(self, sequence: Sequence, chunk: int, report: Report) -> None:
+        sequence.to_prefill -= chunk
         if sequence.to_prefill:
             return
         sequence.generated += 1
@@ -310,17 +286,16 @@ class Engine:
         elif sequence.stalled_since is not None:
             report.gaps.append((report.at - sequence.stalled_since, 1))
         sequence.stalled_since = None
+        if sequence.generated >= sequence.output_tokens:
+            self._end(sequence, report)
+            return
+        self._prompt_blocks -= sequence.blocks
+        sequence.blocks = 0
+        self._batch.join(sequence)
 
-    def _dismiss(self, report: Report) -> None:
-        """Let those go that have all their tokens, or were aborted."""
-        staying = []
-        for sequence in self.running:
-            done = not sequence.to_prefill and sequence.generated >= sequence.output_tokens
-            if not done and not sequence.aborted:
-                staying.append(sequence)
-                continue
-            sequence.aborted = not done
-            sequence.finished_at = report.at
-            self._release(sequence)
-            report.ended.append(sequence)
-        self.running = staying
+    def _end(self, sequence: Sequence, report: Report) -> None:
+        """Let a sequence go that has all its tokens, or was aborted."""
+        self._release(sequence)
+        sequence.aborted = sequence.generated < sequence.output_tokens
+        sequence.finished_at = report.at
+        report.ended.append(sequence)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from shoal.sim.engine import Engine, EngineLimits, Report, Sequence
+from shoal.sim.batch import Sequence
+from shoal.sim.engine import Engine, EngineLimits, Report
 from shoal.sim.exposition import Histogram, Page
 
 FIRST_TOKEN_EDGES = (

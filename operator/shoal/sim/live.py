@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from shoal.sim.engine import Engine, Sequence
+from shoal.sim.batch import Sequence
+from shoal.sim.engine import Engine
 from shoal.sim.engine_metrics import EngineMetrics
 from shoal.sim.steps import Speed
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from shoal.domain.profile import LengthMix, Quantiles, RatePoint, StepModel
+from shoal.sim.batch import Sequence as EngineSequence
 from shoal.sim.engine import Engine, EngineLimits
-from shoal.sim.engine import Sequence as EngineSequence
 from shoal.sim.quantiles import make_quantiles
 from shoal.sim.traffic import Arrival, Traffic
 
