@@ -23,7 +23,9 @@ MARGIN_ESTIMATED: Final = 0.5
 FAR: Final = 0.25  # log-distance of length mixes from which a measured knee counts as modelled
 SAME: Final = 0.03  # below this distance a mix is the row's own
 LOOSE_TTFT_MS: Final = 250.0  # from here on a TTFT objective is in effect a limit of throughput
+LEAST_USE: Final = 0.05  # an objective met only below this share of saturation is out of reach
 OVERLOADED: Final = 0.97  # points above this share of saturation show the queue, not the engine
+_RESAMPLED: Final = (0.2, 0.4, 0.6, 0.75, 0.85, KNEE)  # shares of saturation at which a slowed engine is looked at
 CLOCK_GRID: Final = 20  # clock ratios are rounded to twentieths: a flapping clock is not a new plan each time
 # p95 TTFT was 1.5-2.4 times the mean; the larger value, and the same spread for the other percentiles.
 _TTFT_OVER_MEAN: Final = ((50, 1.0), (90, 1.9), (95, 2.4), (99, 4.0))
@@ -47,7 +49,7 @@ class Basis:
 
 @dataclass(frozen=True, slots=True)
 class Rating:
-    """A capacity and the curve behind it. `floor`: even an idle engine misses this objective, and capacity is 0."""
+    """A capacity and the curve behind it. `floor`: even a nearly idle engine misses this objective; capacity is 0."""
 
     capacity: Capacity
     curve: Curve
@@ -70,9 +72,10 @@ def rate_row(basis: Basis, ratio: float = 1.0) -> Rating | None:
     objective = basis.objective
     knee, limit = curve.highest_rate(objective.ttft_ms, objective.itl_ms)
     margin = _margin(basis, curve)
-    rate = margin * knee
-    ttft, itl = curve.latencies(max(rate, 1e-9))
-    floor = {"TTFT": Rejection.TTFT_FLOOR, "ITL": Rejection.ITL_FLOOR}.get(limit) if rate <= 0 else None
+    missed = knee < LEAST_USE * curve.saturation
+    rate = 0.0 if missed else margin * knee
+    ttft, itl = curve.latencies(rate)
+    floor = {"TTFT": Rejection.TTFT_FLOOR, "ITL": Rejection.ITL_FLOOR}.get(limit) if missed else None
     capacity = Capacity(
         rate=rate,
         overload_rate=curve.saturation,
@@ -200,12 +203,13 @@ def _slowed(own: Curve, full: Curve, slow: Curve) -> Curve:
     saturation = own.saturation * loss
 
     def slow_down(line: Line, of: str) -> Line:
+        if not line.known:
+            return line
         points = []
-        for rate, value in zip(line.rates, line.values, strict=True):
-            share = min(rate / own.saturation, KNEE)
-            at = share * full.saturation
+        for rate in {*(share * saturation for share in _RESAMPLED), *(r for r in line.rates if r < KNEE * saturation)}:
+            at = rate / own.saturation * full.saturation
             now, then = (getattr(c, of).at(at, c.saturation) for c in (slow, full))
-            points.append((min(rate, saturation), value * max(1.0, now / then)))
+            points.append((rate, line.at(rate, own.saturation) * max(1.0, now / then)))
         return make_line(points)
 
     limit = own.limit if loss >= 1 else slow.limit

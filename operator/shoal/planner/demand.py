@@ -28,6 +28,7 @@ SLOPE_ERRORS: Final = 4.0
 RECENT_SECONDS: Final = 30.0  # incomplete ticks this young bound the rate from below
 FRESH: Final = 0.9  # share of engines and ticks that must be known before anything is taken away
 MOST_UNCERTAIN: Final = 0.25
+LEAST_UNCERTAIN: Final = 0.03  # a rate that wanders by this much for real is no reason to move either
 _NORMAL_MAD: Final = 1.4826  # standard deviation of a normal distribution over its median absolute deviation
 
 Floats = NDArray[np.float64]
@@ -44,10 +45,12 @@ class Arrivals:
 
 
 def uncertainty(demand: Demand) -> float:
-    """Relative error within which the rate is believed to lie: three standard errors, at most a quarter."""
+    """Relative error within which the rate is believed to lie: three standard errors, between 3 % and a quarter."""
+    if not demand.observed:
+        return 0.0
     if demand.rate <= 0:
-        return MOST_UNCERTAIN if demand.observed else 0.0
-    return min(MOST_UNCERTAIN, 3 * demand.standard_error / demand.rate)
+        return MOST_UNCERTAIN
+    return min(MOST_UNCERTAIN, max(LEAST_UNCERTAIN, 3 * demand.standard_error / demand.rate))
 
 
 def rate_now(demand: Demand) -> float:

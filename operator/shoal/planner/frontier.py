@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from shoal.domain.configuration import Configuration, Placement
 from shoal.domain.plan import FrontierPoint, RejectedOption
 from shoal.domain.pool import Pool
 from shoal.domain.profile import ModelFacts, Profile
 from shoal.domain.reasons import ProfileState, Rejection
-from shoal.planner.capacity import Basis, Rating, rate_row
+from shoal.planner.capacity import LEAST_USE, Basis, Rating, rate_row
 from shoal.planner.checks import Candidate, Needs, first_objection, is_possible
 from shoal.planner.datasheets import find_datasheet
 from shoal.planner.estimate import DEFAULT_MAX_NUM_BATCHED_TOKENS, DEFAULT_MAX_NUM_SEQS, estimate_row
@@ -77,12 +77,15 @@ class Survey:
     rejected: tuple[RejectedOption, ...] = ()
 
 
-class _Same:
-    """A key by identity: profiles are large, and the same objects come back in every snapshot."""
+T = TypeVar("T")
+
+
+class _Same(Generic[T]):
+    """A key by identity: profiles and options are large, and the same objects come back in every decision."""
 
     __slots__ = ("it",)
 
-    def __init__(self, it: Profile) -> None:
+    def __init__(self, it: T) -> None:
         self.it = it
 
     def __hash__(self) -> int:
@@ -105,7 +108,12 @@ def largest_island(pool: Pool) -> int:
 
 def frontier_of(options: Iterable[Option]) -> tuple[FrontierPoint, ...]:
     """The options no other one beats on capacity per GPU, latency and cost, best capacity per GPU first."""
-    merits = [(option, _merits(option)) for option in options]
+    return _frontier(tuple(_Same(option) for option in options))
+
+
+@lru_cache(maxsize=4096)
+def _frontier(keys: tuple[_Same[Option], ...]) -> tuple[FrontierPoint, ...]:
+    merits = [(key.it, _merits(key.it)) for key in keys]
     best = [option for option, own in merits if not any(_beats(other, own) for _, other in merits)]
     best.sort(key=lambda option: (-option.rate / option.gpus, option.placement))
     return tuple(
@@ -120,7 +128,7 @@ def frontier_of(options: Iterable[Option]) -> tuple[FrontierPoint, ...]:
 
 
 @lru_cache(maxsize=8192)
-def _survey(needs: Needs, pool: Pool, island: int, keys: tuple[_Same, ...]) -> Survey:
+def _survey(needs: Needs, pool: Pool, island: int, keys: tuple[_Same[Profile], ...]) -> Survey:
     profiles = tuple(key.it for key in keys)
     chosen = choose_rows(profiles, pool.accelerator, needs.engine, needs.required, needs.lengths)
     options: list[Option] = []
@@ -211,10 +219,9 @@ def _make_option(candidate: Candidate) -> Option | None:
 def _too_slow(option: Option) -> tuple[Rejection, str]:
     rating, objective = option.rating, option.basis.objective
     rejection = rating.floor or Rejection.ITL_FLOOR
-    if rejection is Rejection.TTFT_FLOOR:
-        name, least, asked = "TTFT", rating.curve.ttft.values[0], objective.ttft_ms
-    else:
-        name, least, asked = "ITL", rating.curve.itl.values[0], objective.itl_ms
+    ttft, itl = rating.curve.latencies(LEAST_USE * rating.curve.saturation)
+    is_ttft = rejection is Rejection.TTFT_FLOOR
+    name, least, asked = ("TTFT", ttft, objective.ttft_ms) if is_ttft else ("ITL", itl, objective.itl_ms)
     return rejection, f"p{objective.percentile} {name} is {least:.4g} ms even at a low rate; {asked:g} ms asked"
 
 

@@ -7,7 +7,7 @@ output tokens run, `N/m` of them end in each step, and as many prompts begin.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final
 
@@ -42,23 +42,48 @@ class EngineModel:
 
 @lru_cache(maxsize=8192)
 def modelled_curve(engine: EngineModel, lengths: LengthMix, percentile: int) -> Curve | None:
-    """The engine's curve; None when its KV cache cannot hold one mean request."""
-    context = mean_context(lengths)
-    kv_running = engine.kv_cache_tokens / context
+    """The engine's curve; None when its KV cache cannot hold one mean request.
+
+    ITL comes from the batch limit alone, so that less KV cache never looks faster; its shortage appears as waiting.
+    """
+    kv_running = engine.kv_cache_tokens / mean_context(lengths)
     running = int(min(engine.max_num_seqs, kv_running, MOST_RUNNING))
     if running < 1:
         return None
-    most = int(min(engine.max_num_seqs, MOST_RUNNING))
-    steps = _step_times(engine, lengths, context, most)
-    outputs = max(lengths.output_mean, 1.0)
-    batch_rate = 1000 * running / (outputs * float(steps[running - 1]))
-    api_rate = _api_tokens(engine) / outputs
+    share = percentile / 100
+    batch = _batch(engine, lengths)
+    full = batch if engine.clock_ratio >= 1 else _batch(replace(engine, clock_ratio=1.0), lengths)
+    batch_rate = float(batch.rates[running - 1])
+    api_rate = _api_tokens(engine) / max(lengths.output_mean, 1.0)
     saturation = min(batch_rate, api_rate)
-    limit = "API server" if api_rate < batch_rate else "KV" if kv_running < engine.max_num_seqs else "batch"
-    rates = _UTILISATIONS * saturation
-    served = np.arange(1, most + 1) / (outputs * steps) * 1000
-    ttft, itl = _quantiles(engine, lengths, percentile / 100, rates=rates, steps=steps, served=served, running=running)
+    limit = "KV" if kv_running < engine.max_num_seqs else "batch"
+    if api_rate <= batch_rate * (1 + 1e-9):
+        limit = "API server"
+    grid = _UTILISATIONS * min(float(full.rates[-1]), api_rate)
+    itl_rates = _up_to(grid, KNEE * min(float(batch.rates[-1]), api_rate))
+    ttft_rates = _up_to(grid, KNEE * saturation)
+    itl = _line(itl_rates, _itl_quantile(engine, lengths, batch, itl_rates, share)[0])
+    ttft = _line(ttft_rates, _ttft_quantile(engine, lengths, batch, ttft_rates, share, running=running))
     return Curve(ttft, itl, saturation, KNEE * saturation, limit)
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Mean step times (ms) and throughput (requests per second) with 1, 2, ... running sequences."""
+
+    steps: Floats
+    rates: Floats
+
+
+def _batch(engine: EngineModel, lengths: LengthMix) -> _Batch:
+    most = int(min(engine.max_num_seqs, MOST_RUNNING))
+    steps = _step_times(engine, lengths, mean_context(lengths), most)
+    return _Batch(steps, np.arange(1, most + 1) / (max(lengths.output_mean, 1.0) * steps) * 1000)
+
+
+def _up_to(grid: Floats, highest: float) -> Floats:
+    """Rates of the grid below the highest one, and that: with less clock or memory the same rates are looked at."""
+    return np.append(grid[grid < highest * (1 - 1e-9)], highest)
 
 
 def mean_context(lengths: LengthMix) -> float:
@@ -104,33 +129,30 @@ def _mixed_step(engine: EngineModel, context: float, running: Floats, prompt_tok
     return np.asarray(count * np.maximum(decode + beta * each, floor), dtype=np.float64)
 
 
-def _quantiles(
-    engine: EngineModel,
-    lengths: LengthMix,
-    share: float,
-    *,
-    rates: Floats,
-    steps: Floats,
-    served: Floats,
-    running: int,
-) -> tuple[Line, Line]:
-    """TTFT and ITL at `share` of requests for each rate.
+def _itl_quantile(
+    engine: EngineModel, lengths: LengthMix, batch: _Batch, rates: Floats, share: float
+) -> tuple[Floats, Floats, Floats]:
+    """ITL at `share` of requests for each rate, and the running sequences and prompts in a step it comes from.
 
-    `ITL_p = alpha + (beta + gamma*ctx)*N_p + beta*Q_p(min(chunk, prompts of one step))`, with floors. N_p comes from
-    the batch limit alone, so that less KV cache never looks faster; its shortage appears as waiting.
+    `ITL_p = alpha + (beta + gamma*ctx)*N_p + beta*Q_p(min(chunk, prompts of one step))`, with floors.
     """
-    context = mean_context(lengths)
-    n_p = _running_quantile(rates, served, share)
+    n_p = _running_quantile(rates, batch.rates, share)
     prompts_p = _poisson_quantile(n_p / max(lengths.output_mean, 1.0), share)
     budget = np.maximum(engine.max_num_batched_tokens - n_p, LEAST_PREFILL_BUDGET)
     beside = np.minimum(prompts_p * lengths.input_mean, budget)
-    api = n_p * 1000 / _api_tokens(engine)
-    itl = np.maximum(_mixed_step(engine, context, n_p, beside), np.maximum(api, steps[n_p.astype(int) - 1]))
+    least = np.maximum(n_p * 1000 / _api_tokens(engine), batch.steps[n_p.astype(int) - 1])
+    return np.maximum(_mixed_step(engine, mean_context(lengths), n_p, beside), least), n_p, prompts_p
+
+
+def _ttft_quantile(
+    engine: EngineModel, lengths: LengthMix, batch: _Batch, rates: Floats, share: float, *, running: int
+) -> Floats:
+    """TTFT at `share` of requests: the server, the wait for a place, the step under way, and the prompts' own steps."""
+    itl, n_p, prompts_p = _itl_quantile(engine, lengths, batch, rates, share)
     own = _tail_length(lengths.input_mean, lengths.input_p95, share)
-    prefill = _mixed_step(engine, context, n_p, own + prompts_p * lengths.input_mean)
-    wait = _wait_quantile(rates, served[:running], share)
-    ttft = SERVER_MS + wait + itl + np.maximum(prefill, api)
-    return _line(rates, ttft), _line(rates, itl)
+    prefill = _mixed_step(engine, mean_context(lengths), n_p, own + prompts_p * lengths.input_mean)
+    wait = _wait_quantile(rates, batch.rates[:running], share)
+    return np.asarray(SERVER_MS + wait + itl + np.maximum(prefill, n_p * 1000 / _api_tokens(engine)), dtype=np.float64)
 
 
 def _line(rates: Floats, values: Floats) -> Line:

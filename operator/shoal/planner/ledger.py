@@ -45,6 +45,11 @@ class PoolRoom:
         """GPUs within every bound."""
         return max(0, min(self.stock, self.pool_limit, self.quota))
 
+    def most_groups(self, gpus: int) -> int:
+        """Replicas of so many linked GPUs that fit when nothing else is taken."""
+        padded = padded_size(gpus)
+        return min(free * group // padded for group, free in zip(GROUPS, self.groups, strict=True) if group <= padded)
+
 
 @dataclass(frozen=True, slots=True)
 class Room:
@@ -59,6 +64,8 @@ class Room:
         if room is None:
             return 0
         size = placement.configuration.gpus_per_replica
+        if not taken:
+            return max(0, min(room.gpus // size, self.limit // size, room.most_groups(size)))
         in_all = sum(count * p.configuration.gpus_per_replica for p, count in taken.items())
         here = Counter[int]()
         for other, count in taken.items():

@@ -10,7 +10,7 @@ from shoal.domain.configuration import Placement
 from shoal.planner.ledger import Room
 from shoal.planner.thermal import Fleet
 
-DEAREST_TRIED: Final = 6  # options combined in pairs: so many of the cheapest per rate, and the two cheapest to have
+MOST_TRIED: Final = 6  # options combined in pairs: so many of the cheapest per rate, and the two cheapest to have
 ENOUGH: Final = 1 - 1e-9
 
 Counts = dict[Placement, int]
@@ -95,13 +95,24 @@ def trim(fleets: Fleets, start: Mapping[Placement, int], room: Room) -> Counts:
 
 
 def _candidates(usable: Sequence[Fleet], fleets: Fleets, rate: float, least: int, room: Room) -> list[Sized]:
+    """Every option alone; and, for those that do not have the room to be enough, followed by others."""
     order = _by_price(usable)
-    tried = order[:DEAREST_TRIED]
+    alone = [_alone(fleet, rate, least, room) for fleet in order]
+    short = {fleet.option.placement for fleet, sized in zip(order, alone, strict=True) if not sized.enough}
+    tried = order[:MOST_TRIED]
     tried += [fleet for fleet in sorted(order, key=lambda f: f.option.cost)[:2] if fleet not in tried]
-    orders: list[Sequence[Fleet]] = [[fleet] for fleet in order]
-    orders += [[first, second] for first in tried for second in tried if first is not second]
-    orders += [order, _by_density(usable)]
-    return [_fill(chain, fleets, rate, least, room) for chain in orders if chain]
+    chains: list[Sequence[Fleet]] = [[first, second] for first in tried for second in tried if first is not second]
+    chains += [chain for chain in (order, _by_density(usable)) if chain]
+    longer = [chain for chain in chains if chain[0].option.placement in short]
+    return alone + [_fill(chain, fleets, rate, least, room) for chain in longer]
+
+
+def _alone(fleet: Fleet, rate: float, least: int, room: Room) -> Sized:
+    placement = fleet.option.placement
+    count = min(max(fleet.need(rate), least), room.most(placement, {}))
+    carried = fleet.rate(count)
+    enough = carried >= rate * ENOUGH and count >= least
+    return Sized({placement: count} if count else {}, carried, fleet.option.cost * count, enough)
 
 
 def _fill(

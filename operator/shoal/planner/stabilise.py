@@ -3,7 +3,7 @@
 Written for one placement: n replicas of capacity C; `lam` the observed rate, `se` its standard error, `fut` the
 forecast.
 
-    eps = min(0.25, 3*se/lam)              h = (1 - eps)/(1 + eps)
+    eps = 3*se/lam, between 0.03 and 0.25     h = (1 - eps)/(1 + eps)
     grow    when stuck, or fut - se > n*C:  to max(ceil(fut/C), ceil((1 + eps)*n) if n >= 10), at once
     shrink  when nothing is stuck or starting, there is no upward trend, the present rate has lasted and the last move
             lies back for the shrink window, and everything is fresh:  to max(min, ceil(lam/(h*C)))
