@@ -85,14 +85,15 @@ class Stream:
 
     def is_current(self, snapshot: Snapshot) -> bool:
         """Whether Envoy has confirmed all of this, and nothing more is to be sent."""
-        for type_url in ORDER:
-            subscription = self._subscriptions.get(type_url)
-            if subscription is None or subscription.unanswered:
-                return False
-            version = compute_version(self._select(type_url, subscription, snapshot))
-            if not version == subscription.sent == subscription.confirmed:
-                return False
-        return snapshot.clusters.keys() <= self._subscriptions[ENDPOINTS].names
+        return all(self._is_confirmed(type_url, snapshot) for type_url in ORDER)
+
+    def _is_confirmed(self, type_url: str, snapshot: Snapshot) -> bool:
+        subscription = self._subscriptions.get(type_url)
+        if subscription is None:  # without clusters nobody asks for endpoints
+            return type_url == ENDPOINTS and not snapshot.endpoints
+        version = compute_version(self._select(type_url, subscription, snapshot))
+        is_complete = type_url != ENDPOINTS or snapshot.endpoints.keys() <= subscription.names
+        return is_complete and not subscription.unanswered and version == subscription.sent == subscription.confirmed
 
     def _are_clusters_ready(self, snapshot: Snapshot) -> bool:
         """Whether routes may be sent: Envoy has the clusters and has been told their endpoints."""

@@ -88,4 +88,4 @@ def _text(value: Any) -> str | None:
     """Newer releases of the bindings answer text, older ones bytes."""
     if value is None:
         return None
-    return value.decode() if isinstance(value, bytes) else str(value)
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
