@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal.domain.service import Tick
@@ -90,6 +90,7 @@ def test_only_so_many_are_kept() -> None:
     assert series.ticks() == (Tick(1),) * 5
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 50), st.booleans(), st.integers(0, 50), st.booleans()), min_size=1, max_size=30)
 )
@@ -107,6 +108,7 @@ def test_nothing_is_lost_and_nothing_invented(rounds: list[tuple[int, bool, int,
     assert all(tick.complete and tick.count >= 0 for tick in ticks)
 
 
+@settings(deadline=None)
 @given(st.lists(st.sets(st.sampled_from(["a", "b", "c"])), min_size=1, max_size=20))
 def test_a_tick_is_complete_only_if_everybody_counted_through_it(rounds: list[set[str]]) -> None:
     everyone = {"a", "b", "c"}

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pages import long_page
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
@@ -47,6 +47,7 @@ def test_labels_are_found_whatever_the_others_hold() -> None:
     assert (find_label(labels, LE), value) == (b"0.5", 7.0)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_no_page_breaks_it(noise: bytes) -> None:
     for page in (noise, b"a" + noise, b"a{" + noise + b"\n", b"a " + noise + b"\n"):
@@ -55,6 +56,7 @@ def test_no_page_breaks_it(noise: bytes) -> None:
     parse_engine_page(noise.replace(b"a", b"vllm:num_requests_running"))
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(max_size=8), st.floats(allow_nan=False, allow_infinity=False), max_size=5))
 def test_it_agrees_with_the_general_parser(samples: dict[str, float]) -> None:
     registry = CollectorRegistry()
