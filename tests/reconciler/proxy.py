@@ -21,7 +21,7 @@ MUTATING = ("POST", "PUT", "PATCH", "DELETE")
 _HOP = {"host", "connection", "transfer-encoding", "content-length", "content-encoding", "accept-encoding"}
 
 
-@dataclass(frozen=True)
+@dataclass
 class Write:
     """A mutating request that the operator sent; renewals of leases are not counted."""
 
@@ -29,7 +29,7 @@ class Write:
     method: str
     path: str
     at: float
-    status: int | None = None  # None: it was not forwarded
+    status: int | None = None  # None: not answered by the API server
 
 
 @dataclass
@@ -114,7 +114,7 @@ class Proxy:
         if (status := self.script.before(write)) is not None:
             return _refuse(status)
         answer = await self._forward(request)
-        write = self.writes[write.number - 1] = Write(write.number, write.method, write.path, write.at, answer.status)
+        write.status = answer.status
         if self.script.after(write):
             await asyncio.sleep(3600)
         await answer.prepare(request)

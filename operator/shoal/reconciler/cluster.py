@@ -25,6 +25,7 @@ READ_SECONDS: Final = 10.0
 LIST_SECONDS: Final = 60.0
 WRITE_SECONDS: Final = 10.0
 CHUNK: Final = 500
+_METADATA_ONLY: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 MERGE_PATCH: Final = "application/merge-patch+json"
 
 
@@ -78,6 +79,17 @@ class Cluster:
             if error.is_not_found:
                 return None
             raise
+
+    async def get_annotations(self, place: Place, name: str) -> Mapping[str, str] | None:
+        """Annotations of an object whose content does not matter and may be large; None when it is not there."""
+        path = self._path(place, None, name)
+        try:
+            answer = await self._send("get", path, READ_SECONDS, header_params={"Accept": _METADATA_ONLY})
+        except ClusterError as error:
+            if error.is_not_found:
+                return None
+            raise
+        return answer["metadata"].get("annotations") or {}
 
     async def list_chunks(
         self, place: Place, namespace: str | None = None, *, selector: str = "", fields: str = ""

@@ -46,6 +46,8 @@ class Guard:
     def __init__(self, now: Now = steady) -> None:
         self._now = now
         self._renewed_at: float | None = None
+        self.obstacle: str | None = None
+        """Why nothing may be written though we lead; None: nothing is in the way."""
 
     def renewed(self, at: float) -> None:
         """Note a renewal that was begun `at` and has succeeded."""
@@ -64,6 +66,8 @@ class Guard:
         """Raise NotLeaderError unless a write begun now is allowed."""
         if not self.is_leader:
             raise NotLeaderError("this operator does not hold the lease")
+        if self.obstacle is not None:
+            raise NotLeaderError(self.obstacle)
 
 
 class Elector:

@@ -19,7 +19,7 @@ from shoal.reconciler.inventory import Inventory, OwnedPool, make_inventory
 from shoal.reconciler.items import Item
 from shoal.reconciler.kinds import DEPLOYMENT, MODEL_SERVICE, NAMESPACE, Custom, Pod
 from shoal.reconciler.library import Library
-from shoal.reconciler.observe_replicas import Measurements, observe_variants
+from shoal.reconciler.observe_replicas import Measurements, find_failures, observe_variants
 from shoal.reconciler.planloop import View
 from shoal.reconciler.startups import Startups
 from shoal.reconciler.store import Store
@@ -94,6 +94,7 @@ class Observer:
         services: list[Service] = []
         resources: dict[ServiceKey, ModelService] = {}
         problems: dict[ServiceKey, tuple[Problem, ...]] = {}
+        failures: dict[ServiceKey, dict[str, str]] = {}
         for item in sorted(self._store.all(MODEL_SERVICE), key=lambda item: (item.namespace or "", item.name)):
             if item.deleted_at is not None:
                 continue
@@ -103,12 +104,13 @@ class Observer:
                 resources[key], problems[key] = _make_stand_in(item), (_unreadable(resource),)
                 continue
             resources[key] = resource
+            failures[key] = find_failures(self._store, key.namespace, key.name)
             found = self._observe_service(item, resource, world, memories.get(key))
             if isinstance(found, Service):
                 services.append(found)
             else:
                 problems[key] = found
-        return View(self._make_snapshot(world, services), resources, problems)
+        return View(self._make_snapshot(world, services), resources, problems, failures)
 
     def _observe_world(self) -> _World:
         pools = self._library.pools()

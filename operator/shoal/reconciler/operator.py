@@ -21,6 +21,7 @@ from shoal.reconciler.apply import Writer
 from shoal.reconciler.clock import make_clock, steady
 from shoal.reconciler.cluster import Cluster, load_configuration
 from shoal.reconciler.dirt import Dirt
+from shoal.reconciler.errors import ClusterError
 from shoal.reconciler.health import find_illness, find_unreadiness
 from shoal.reconciler.items import Item, Kind
 from shoal.reconciler.keys import Key
@@ -32,6 +33,7 @@ from shoal.reconciler.planloop import PlanLoop, Planned
 from shoal.reconciler.reconcile import Reconciler
 from shoal.reconciler.resync import Resync
 from shoal.reconciler.routes import Routes
+from shoal.reconciler.schemas import find_old_schemas
 from shoal.reconciler.settings import Settings
 from shoal.reconciler.startups import Startups
 from shoal.reconciler.store import Store
@@ -103,6 +105,7 @@ class Operator:
         )
         self.dirt = Dirt(self.store, self.plans, self.queue, self.elector.acquired.is_set)
         self._targets_dirty = True
+        self._schemas_fit = asyncio.Event()
         self._started_at = steady()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -123,6 +126,7 @@ class Operator:
             self._route(),
             self.collector.run(),
             self._follow_targets(),
+            self._compare_schemas(),
             self._lead(),
             self.elector.run(),
         ]
@@ -166,6 +170,23 @@ class Operator:
                 self.collector.set_targets(make_targets(self.store, self.settings.namespace))
             await asyncio.sleep(_TARGETS_SECONDS)
 
+    async def _compare_schemas(self) -> None:
+        """Keep the obstacle of the guard as it is true. Before the first answer nothing is written."""
+        while True:
+            try:
+                obstacle = await find_old_schemas(self.cluster)
+            except ClusterError as error:
+                obstacle, pause = self.guard.obstacle, 2.0
+                logger.warning("the served CRDs are not known: %s", error)
+            else:
+                pause = self.settings.resync_interval
+            if obstacle != self.guard.obstacle and obstacle is not None:
+                logger.error("%s", obstacle)
+            self.guard.obstacle = obstacle
+            if obstacle is None:
+                self._schemas_fit.set()
+            await asyncio.sleep(pause)
+
     # -- the leader ------------------------------------------------------------------------------------------------
 
     async def _lead(self) -> None:
@@ -173,6 +194,7 @@ class Operator:
         while True:
             await self.elector.acquired.wait()
             await self.resync.listed.wait()
+            await self._schemas_fit.wait()
             self.plans.reset()
             self.dirt.mark_everything()
             tasks = [asyncio.create_task(self.plans.run(), name="plans")]
@@ -245,6 +267,7 @@ async def run_operator(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     guard = Guard()
+    guard.obstacle = "the served CRDs are not known yet"
     cluster = Cluster(await load_configuration(), guard)
     logger.info("starting as %s in namespace %s", settings.identity, settings.namespace)
     await Operator(settings, cluster, guard).run(stop)

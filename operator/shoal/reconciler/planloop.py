@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from shoal.api.model_service import ModelService
@@ -13,6 +13,7 @@ from shoal.domain.plan import Decision, Hold, Infeasible, PlanSet
 from shoal.domain.service import Memory, Service, ServiceKey
 from shoal.domain.snapshot import Snapshot
 from shoal.reconciler.clock import Now, steady
+from shoal.render.conditions import FRESH_FRACTION
 from shoal.render.problems import Problem
 from shoal.render.reasons import ProblemReason
 
@@ -29,12 +30,13 @@ _INLINE_SECONDS: Final = 0.02
 class View:
     """What was observed for one round: the Snapshot, and of every ModelService its resource and what is wrong with it.
 
-    Services that cannot be planned are in `problems` and not in the Snapshot.
+    Services that cannot be planned are in `problems` and not in the Snapshot. `failures`: pod -> why it does not serve.
     """
 
     snapshot: Snapshot
     resources: Mapping[ServiceKey, ModelService]
     problems: Mapping[ServiceKey, tuple[Problem, ...]]
+    failures: Mapping[ServiceKey, Mapping[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class Planned:
     decision: Decision | None = None
     memory: Memory | None = None
     problems: tuple[Problem, ...] = ()
+    failures: Mapping[str, str] = field(default_factory=dict)
 
 
 class PlanLoop:
@@ -122,7 +125,12 @@ class PlanLoop:
         self._wake.clear()
         view = self._observe({key: planned.memory for key, planned in self.plans.items() if planned.memory})
         fresh: dict[ServiceKey, Planned] = {
-            key: Planned(resource=view.resources[key], memory=self._memory_of(key), problems=problems)
+            key: Planned(
+                resource=view.resources[key],
+                memory=self._memory_of(key),
+                problems=problems,
+                failures=view.failures.get(key, {}),
+            )
             for key, problems in view.problems.items()
         }
         for group in self._partition(view.snapshot):
@@ -151,7 +159,13 @@ class PlanLoop:
         for service in group.services:
             decision = answer.decisions[service.key]
             memory = self._remember(service, decision, answer.at)
-            fresh[service.key] = Planned(view.resources[service.key], service, decision, memory)
+            fresh[service.key] = Planned(
+                resource=view.resources[service.key],
+                service=service,
+                decision=decision,
+                memory=memory,
+                failures=view.failures.get(service.key, {}),
+            )
         return fresh
 
     def _memory_of(self, key: ServiceKey) -> Memory | None:
@@ -189,16 +203,24 @@ def make_digest(planned: Planned) -> object:
 
 def _wish_digest(planned: Planned) -> object:
     metadata = planned.resource.metadata
-    return metadata.uid, metadata.generation, planned.problems
+    return metadata.uid, metadata.generation, planned.problems, tuple(sorted(planned.failures.items()))
 
 
 def _running_digest(service: Service | None) -> object:
     if service is None:
         return None
-    return service.paused, tuple(
+    variants = tuple(
         (v.name, v.desired, v.outdated, tuple((r.name, r.phase, r.node, r.gpus, r.ready_engines) for r in v.replicas))
         for v in service.running
     )
+    objective, load = service.objective, service.load
+    latencies = _share(load.ttft_mean_ms, objective.ttft_ms), _share(load.itl_mean_ms, objective.itl_ms)
+    return service.paused, variants, latencies, load.fresh_fraction >= FRESH_FRACTION
+
+
+def _share(latency: float | None, limit: float | None) -> float | None:
+    """Tenths of the objective: enough to see it being missed."""
+    return None if latency is None or limit is None else round(latency / limit, 1)
 
 
 def _decision_digest(decision: Decision | None) -> object:

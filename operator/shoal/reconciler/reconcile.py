@@ -23,7 +23,6 @@ from shoal.reconciler.kinds import DEPLOYMENT, GPU_POOL, MODEL_SERVICE, Custom
 from shoal.reconciler.leader import NotLeaderError
 from shoal.reconciler.library import Library
 from shoal.reconciler.observe import Observer
-from shoal.reconciler.observe_replicas import find_failures
 from shoal.reconciler.planloop import Planned
 from shoal.reconciler.pool_status import make_pool_status
 from shoal.reconciler.routes import is_routed
@@ -50,6 +49,7 @@ logger = logging.getLogger(__name__)
 
 REPORT_SECONDS: Final = 60.0  # measurements reach the status at most this often
 _ENSURE_SECONDS: Final = 600.0  # a budget or Service that a person deleted comes back within this
+_REFUSED_SECONDS: Final = 2.0
 _TAKEN_SECONDS: Final = 5.0  # nobody tells us when a name that somebody else has becomes free
 
 
@@ -94,7 +94,7 @@ class Reconciler:
         self._router_taken: dict[str, ObjectOutcome] = {}  # namespace -> what stands in the router's place
 
     async def handle(self, key: Key) -> None:
-        """Work on one key. Raises RequeueError and WorkFailedError; losing the lease ends the work silently."""
+        """Work on one key. Raises RequeueError and WorkFailedError alone."""
         try:
             match key:
                 case ServiceKey():
@@ -103,8 +103,8 @@ class Reconciler:
                     await self._handle_router(key)
                 case PoolKey():
                     await self._handle_pool(key)
-        except NotLeaderError:
-            return
+        except NotLeaderError as error:  # workers of a replica that leads no more are stopped
+            raise RequeueError(_REFUSED_SECONDS, str(error)) from error
         except ClusterError as error:
             _raise_for_queue(key, error)
 
@@ -281,7 +281,7 @@ class Reconciler:
             names=progress.names,
             outcome=Outcome(tuple(objects)),
             problems=tuple(progress.problems),
-            failures=find_failures(self._store, namespace, item.name),
+            failures=planned.failures,
             silent=self._telemetry.silent_of(key),
             heat=describe_heat(service, self._observer.readings_of) if service else {},
         )

@@ -58,7 +58,7 @@ def choose_pools(resource: ModelService, pools: Mapping[str, GPUPool], labels: M
         *((name, "does not admit this namespace") for name in closed),
     )
     allowed = tuple(name for name in named if name in admitted)
-    return PoolChoice(allowed, refused, tuple(_explain_refusals(missing, closed, pools, allowed)))
+    return PoolChoice(allowed, refused, tuple(_explain_refusals(missing, closed, pools)))
 
 
 def find_admission(pool: GPUPool, labels: Mapping[str, str] | None) -> PoolAdmission | None:
@@ -217,16 +217,14 @@ def _no_pool(pools: Mapping[str, GPUPool]) -> Problem:
     return Problem(ProblemReason.POOL_NOT_ADMITTED, text)
 
 
-def _explain_refusals(
-    missing: Sequence[str], closed: Sequence[str], pools: Mapping[str, GPUPool], allowed: Sequence[str]
-) -> Iterable[Problem]:
-    """Pools that were named and cannot be used. As long as one is left, that is no reason to stall."""
+def _explain_refusals(missing: Sequence[str], closed: Sequence[str], pools: Mapping[str, GPUPool]) -> Iterable[Problem]:
+    """Pools that were named and cannot be used. The administrator may still create or open them."""
     if missing:
         there = ", ".join(sorted(pools)) or "none"
         text = f"there is no GPUPool {', '.join(missing)} (there are: {there}): correct spec.pools, or create it"
-        yield Problem(ProblemReason.POOL_NOT_FOUND, text, needs_spec_change=not allowed)
+        yield Problem(ProblemReason.POOL_NOT_FOUND, text)
     if closed:
         text = (
             f"GPUPool {', '.join(closed)} does not admit this namespace: take it out of spec.pools, or ask for access"
         )
-        yield Problem(ProblemReason.POOL_NOT_ADMITTED, text, needs_spec_change=not allowed)
+        yield Problem(ProblemReason.POOL_NOT_ADMITTED, text)
