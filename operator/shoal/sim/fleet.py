@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -37,10 +37,15 @@ class SimEngine:
     service: ServiceKey
     engine: Engine
     truth: Truth
-    ready: bool = False
+    ready_at: float | None = None
     weight: float = 1.0
     wakes: int = 0  # number of its present alarm: earlier ones are void
-    completions: list[float] = field(default_factory=list)
+    completions: deque[float] = field(default_factory=deque)
+
+    @property
+    def ready(self) -> bool:
+        """Whether it serves."""
+        return self.ready_at is not None
 
     @property
     def active(self) -> int:
@@ -48,10 +53,14 @@ class SimEngine:
         return len(self.engine.running) + len(self.engine.waiting)
 
     def queue_seconds(self, now: float) -> float:
-        """Waiting requests over the recent rate of completions; one is assumed where there was none."""
+        """Waiting requests over the recent rate of completions, as the operator estimates it.
+
+        One that has finished nothing since it serves is taken to finish one in as much time again.
+        """
         while self.completions and self.completions[0] <= now - COMPLETIONS_SECONDS:
-            self.completions.pop(0)
-        return len(self.engine.waiting) * COMPLETIONS_SECONDS / max(len(self.completions), 1)
+            self.completions.popleft()
+        watched = min(now - (now if self.ready_at is None else self.ready_at), COMPLETIONS_SECONDS)
+        return len(self.engine.waiting) * watched / max(len(self.completions), 1)
 
 
 @dataclass(slots=True, eq=False)
@@ -148,7 +157,7 @@ class Fleet:
     def catch_up(self, engine: SimEngine) -> None:
         """Bring an engine to the present and tell what it did."""
         if reports := engine.engine.advance(self._kernel.now):
-            engine.completions += [report.at for report in reports for _ in report.ended]
+            engine.completions.extend(report.at for report in reports for _ in report.ended)
             self._on_reports(engine, reports)
 
     def arm(self, engine: SimEngine) -> None:
@@ -235,7 +244,7 @@ class Fleet:
         def ready() -> None:
             if replica.phase is ReplicaPhase.DRAINING:
                 return
-            replica.engines[number].ready = True
+            replica.engines[number].ready_at = self._kernel.now
             if number + 1 < len(replica.engines):
                 self._start_engine(replica, number + 1)
             else:
