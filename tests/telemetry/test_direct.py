@@ -163,3 +163,20 @@ async def test_an_outage_of_one_engine_is_not_a_fall_of_traffic(export: Export) 
         await collector.round()
     assert collector.load_of(CHAT).ticks == (Tick(20),) * 4
     await collector._source.close()
+
+
+async def test_a_round_that_fails_is_not_the_last(export: Export, caplog: pytest.LogCaptureFixture) -> None:
+    collector = Collector(DirectSource(), tick_seconds=0.1)
+    rounds: list[int] = []
+
+    def fail() -> None:
+        rounds.append(1)
+        raise ValueError("somebody else's mistake")
+
+    collector.on_round(fail)
+    running = asyncio.create_task(collector.run())
+    await wait_until(lambda: len(rounds) >= 3)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert "somebody else's mistake" in caplog.text

@@ -17,7 +17,7 @@ from envoy.service.discovery.v3 import ads_pb2_grpc
 from envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest, DiscoveryResponse
 
 from shoal.render.envoy import RouterResources
-from shoal.routing.snapshot import Snapshot, make_snapshot
+from shoal.routing.snapshot import Published, make_published
 from shoal.routing.stream import Stream
 
 _log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
         """`address` is `host:port`; port 0 takes a free one, see `port`."""
         self.address = address
         self._server: grpc.aio.Server | None = None
-        self._published: dict[str, tuple[RouterResources, Snapshot]] = {}
+        self._published: dict[str, Published] = {}
         self._connections: set[_Connection] = set()
         self._responses = 0
         self._rejections = 0
@@ -84,10 +84,10 @@ class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
 
     def publish(self, namespace: str, resources: RouterResources) -> None:
         """Make this the configuration of a namespace. Raises InvalidResourcesError, and then keeps the last one."""
-        published = self._published.get(namespace)
-        if published is not None and published[0] == resources:
+        before = self._published.get(namespace)
+        if before is not None and before.resources == resources:
             return
-        self._published[namespace] = (resources, make_snapshot(resources))
+        self._published[namespace] = make_published(resources, before)
         self._rejected.pop(namespace, None)
         for connection in self._connections:
             if connection.stream.namespace == namespace:
@@ -113,7 +113,7 @@ class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
 
     def _is_current(self, stream: Stream) -> bool:
         published = self._published.get(stream.namespace)
-        return published is not None and stream.is_current(published[1])
+        return published is not None and stream.is_current(published.snapshot)
 
     async def StreamAggregatedResources(  # noqa: N802 - the name is Envoy's
         self,
@@ -131,7 +131,7 @@ class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
                 published = self._published.get(connection.stream.namespace)
                 if published is None:
                     continue
-                for response in connection.stream.make_responses(published[1]):
+                for response in connection.stream.make_responses(published.snapshot):
                     self._responses += 1
                     yield response
         finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -24,6 +24,7 @@ ENDPOINTS: Final = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssi
 ROUTES: Final = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
 
 Packed = Mapping[str, AnyMessage]  # by name
+Resources = Sequence[dict[str, Any]]
 
 
 class InvalidResourcesError(ValueError):
@@ -39,13 +40,24 @@ class Snapshot:
     routes: Packed
 
 
-def make_snapshot(resources: RouterResources) -> Snapshot:
-    """Check and pack. Raises InvalidResourcesError."""
-    return Snapshot(
-        clusters={r["name"]: _pack(Cluster(), r) for r in resources.clusters},
-        endpoints={r["cluster_name"]: _pack(ClusterLoadAssignment(), r) for r in resources.endpoints},
-        routes={r["name"]: _pack(RouteConfiguration(), r) for r in resources.routes},
+@dataclass(frozen=True, slots=True)
+class Published:
+    """Resources as they were given, and as they are sent."""
+
+    resources: RouterResources
+    snapshot: Snapshot
+
+
+def make_published(resources: RouterResources, before: Published | None = None) -> Published:
+    """Check and pack; what stands in `before` as it is now need not be checked again. Raises InvalidResourcesError."""
+    old = before.resources if before else RouterResources((), (), ())
+    sent = before.snapshot if before else Snapshot({}, {}, {})
+    snapshot = Snapshot(
+        clusters=_pack_all(Cluster, "name", resources.clusters, old.clusters, sent.clusters),
+        endpoints=_pack_all(ClusterLoadAssignment, "cluster_name", resources.endpoints, old.endpoints, sent.endpoints),
+        routes=_pack_all(RouteConfiguration, "name", resources.routes, old.routes, sent.routes),
     )
+    return Published(resources, snapshot)
 
 
 def compute_version(resources: Packed) -> str:
@@ -56,11 +68,22 @@ def compute_version(resources: Packed) -> str:
     return digest.hexdigest()[:16]
 
 
-def _pack(message: Any, resource: dict[str, Any]) -> AnyMessage:
+def _pack_all(
+    message: Callable[[], Any], key: str, resources: Resources, old: Resources, sent: Packed
+) -> dict[str, AnyMessage]:
+    known = {resource[key]: resource for resource in old}
+    packed = {}
+    for resource in resources:
+        name = resource[key]
+        packed[name] = sent[name] if known.get(name) == resource else _pack(message(), name, resource)
+    return packed
+
+
+def _pack(message: Any, name: str, resource: dict[str, Any]) -> AnyMessage:
     try:
         ParseDict(resource, message)
     except ParseError as error:
-        raise InvalidResourcesError(f"{resource.get('name') or resource.get('cluster_name')}: {error}") from error
+        raise InvalidResourcesError(f"{name}: {error}") from error
     packed = AnyMessage()
     packed.Pack(message, deterministic=True)
     return packed

@@ -27,8 +27,8 @@ class ArrivalSeries:
     """
 
     def __init__(self, keep: int) -> None:
-        self._counts: deque[float] = deque(maxlen=keep)
-        self._missing: deque[set[str]] = deque(maxlen=keep)
+        self._ticks: deque[Tick] = deque(maxlen=keep)
+        self._missing: deque[set[str]] = deque(maxlen=keep)  # who has not counted through each
         self._end: int | None = None  # the tick after the last slot
         self._seen: dict[str, int] = {}  # the tick up to which a source has counted
 
@@ -46,17 +46,16 @@ class ArrivalSeries:
     def ticks(self) -> tuple[Tick, ...]:
         """Oldest first. They end with the last one that any source counted through: the rest is unknown."""
         known = max(self._seen.values(), default=self._first - 1) - self._first + 1
-        slots = list(zip(self._counts, self._missing, strict=True))[: max(known, 0)]
-        return tuple(Tick(count, complete=not missing) for count, missing in slots)
+        return tuple(self._ticks)[: max(known, 0)]
 
     @property
     def _first(self) -> int:
-        return (self._end or 0) - len(self._counts)
+        return (self._end or 0) - len(self._ticks)
 
     def _extend(self, tick: int, expected: Collection[str]) -> None:
         assert self._end is not None
         for _ in range(self._end, tick + 1):
-            self._counts.append(0.0)
+            self._ticks.append(Tick(0.0, complete=False))
             self._missing.append(set(expected) or {_NOBODY})
         self._end = max(self._end, tick + 1)
 
@@ -68,5 +67,6 @@ class ArrivalSeries:
         first = min(since + 1, growth.tick)  # read twice in one tick: more of that tick
         share = growth.arrived / (growth.tick + 1 - first)
         for tick in range(max(first, self._first), min(growth.tick + 1, self._end or 0)):
-            self._counts[tick - self._first] += share
-            self._missing[tick - self._first].discard(source)
+            slot = tick - self._first
+            self._missing[slot].discard(source)
+            self._ticks[slot] = Tick(self._ticks[slot].count + share, complete=not self._missing[slot])

@@ -80,7 +80,10 @@ class Collector:
         """A round at each tick until cancelled. Ticks that a long round ran over are skipped."""
         try:
             while True:
-                await self.round()
+                try:
+                    await self.round()
+                except Exception:
+                    _log.exception("a round of telemetry failed; the next one is tried")
                 await asyncio.sleep(self._tick_seconds - self._clock() % self._tick_seconds)
         finally:
             await self._source.close()
