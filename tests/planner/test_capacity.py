@@ -194,14 +194,24 @@ class TestLimits:
     def test_no_curve_when_not_one_request_fits(self):
         assert self.curve(kv=100) is None
 
-    def test_a_larger_chunk_trades_gaps_for_first_tokens_where_prompts_are_long(self):
+    def test_a_larger_chunk_brings_first_tokens_sooner_and_never_shorter_gaps(self):
         long = LengthMix(2048, 128, 4096, 256)
         ends = {}
         for chunk in (512, 8192):
             curve = modelled_curve(EngineModel(STEPS, 128, chunk, 1e9), long, 99)
             ends[chunk] = curve.latencies(5.0)
-        assert ends[8192][1] > 1.5 * ends[512][1]
+        assert ends[8192][1] > ends[512][1]
         assert ends[8192][0] < ends[512][0]
+
+    def test_shorter_prompts_are_never_harder(self):
+        lines = [
+            modelled_curve(EngineModel(STEPS, 128, 2048, 1e9), LengthMix(n, 100, 2 * n, 200), 95)
+            for n in (500, 1500, 3000)
+        ]
+        saturations = [curve.saturation for curve in lines]
+        assert saturations == sorted(saturations, reverse=True)
+        gaps = [curve.latencies(2.0)[1] for curve in lines]
+        assert gaps == sorted(gaps)
 
 
 @given(st.lists(st.tuples(st.floats(0.01, 100), st.floats(0.1, 1e5)), min_size=1, max_size=8), st.floats(0.1, 1e5))

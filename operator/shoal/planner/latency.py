@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from statistics import NormalDist
 from typing import Final
 
 import numpy as np
@@ -23,6 +24,7 @@ LEAST_PREFILL_BUDGET: Final = 64  # prompt tokens a step still admits when decod
 MOST_RUNNING: Final = 4096
 _UTILISATIONS: Final = np.array([0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, KNEE])
 LEAST_STEP_MS: Final = 0.05  # no engine is faster, whatever a fit says
+SHORT_ANSWERS: Final = 0.3  # fitted to the simulated engine: p95 of ITL then within 20 % (one standard deviation)
 _NODES: Final = 48  # batch sizes at which the step time is computed; between them it is interpolated
 
 Floats = NDArray[np.float64]
@@ -76,9 +78,26 @@ class _Batch:
 
 
 def _batch(engine: EngineModel, lengths: LengthMix) -> _Batch:
+    """Step times and throughput for 1..most running sequences.
+
+    `N/m` sequences end in each step and as many prompts begin; a prompt longer than the chunk comes in pieces, so that
+    pieces arrive as Poisson. Where the chunk cannot admit prompts that fast, fewer sequences run than could: throughput
+    is what the chunk lets in, and more sequences do not add to it.
+    """
     most = int(min(engine.max_num_seqs, MOST_RUNNING))
-    steps = _step_times(engine, lengths, mean_context(lengths), most)
-    return _Batch(steps, np.arange(1, most + 1) / (max(lengths.output_mean, 1.0) * steps) * 1000)
+    nodes = np.unique(np.round(np.geomspace(1, most, _NODES))).astype(np.float64)
+    outputs = max(lengths.output_mean, 1.0)
+    budget = np.maximum(engine.max_num_batched_tokens - nodes, LEAST_PREFILL_BUDGET)
+    pieces = np.maximum(1.0, np.ceil(lengths.input_mean / budget))
+    admitted = np.minimum(1.0, budget * outputs / (nodes * lengths.input_mean))
+    counts, chances = _poisson(nodes / outputs * admitted * pieces)
+    prompts = counts * (lengths.input_mean / pieces)[:, None]
+    times = (chances * _step(engine, mean_context(lengths), nodes[:, None], prompts)).sum(axis=1)
+    times = np.maximum(times, nodes * 1000 / _api_tokens(engine))
+    times = np.maximum(np.maximum.accumulate(times), LEAST_STEP_MS)
+    rates = np.maximum.accumulate(nodes * admitted / (outputs * times) * 1000)
+    running = np.arange(1, most + 1)
+    return _Batch(np.interp(running, nodes, times), np.interp(running, nodes, rates))
 
 
 def _up_to(grid: Floats, highest: float) -> Floats:
@@ -102,55 +121,50 @@ def _api_tokens(engine: EngineModel) -> float:
     return tokens * engine.api_servers if tokens else math.inf
 
 
-def _step_times(engine: EngineModel, lengths: LengthMix, context: float, most: int) -> Floats:
-    """Mean step time E[T(N)] in ms for N = 1..most, prompts arriving as Poisson(N/m) per step."""
-    nodes = np.unique(np.round(np.geomspace(1, most, _NODES))).astype(np.float64)
-    prompts = nodes / max(lengths.output_mean, 1.0)
-    top = int(prompts[-1] + 6 * math.sqrt(prompts[-1]) + 6)
-    counts = np.arange(0, top + 1, dtype=np.float64)
-    log_factorials = np.concatenate(([0.0], np.cumsum(np.log(counts[1:]))))
-    chances = np.exp(counts * np.log(prompts)[:, None] - prompts[:, None] - log_factorials)
-    chances /= chances.sum(axis=1, keepdims=True)
-    times = _mixed_step(engine, context, nodes[:, None], counts * lengths.input_mean)
-    mean = np.maximum((chances * times).sum(axis=1), nodes * 1000 / _api_tokens(engine))
-    return np.interp(np.arange(1, most + 1), nodes, np.maximum(np.maximum.accumulate(mean), LEAST_STEP_MS))
-
-
-def _mixed_step(engine: EngineModel, context: float, running: Floats, prompt_tokens: Floats) -> Floats:
-    """Time of the step, or of the several it takes, that computes these prompt tokens beside N running sequences."""
+def _step(engine: EngineModel, context: float, running: Floats, prompt_tokens: Floats) -> Floats:
+    """Time of one step that computes these prompt tokens beside N running sequences, in ms."""
     steps = engine.steps
     beta = steps.beta_ms_per_token / engine.clock_ratio
     decode = steps.alpha_ms + (beta + steps.gamma_ms_per_kv_token * context) * running
+    large = max(steps.floor_small_ms, steps.floor_large_ms)
+    floor = np.where(prompt_tokens <= 0, 0.0, np.where(prompt_tokens <= GRAPH_TOKENS, steps.floor_small_ms, large))
+    return np.asarray(np.maximum(decode + beta * prompt_tokens, floor), dtype=np.float64)
+
+
+def _prefill(engine: EngineModel, context: float, running: Floats, prompt_tokens: Floats) -> Floats:
+    """Time until these prompt tokens are computed beside N running sequences: as many steps as the chunk needs."""
     budget = np.maximum(engine.max_num_batched_tokens - running, LEAST_PREFILL_BUDGET)
     count = np.maximum(1, np.ceil(prompt_tokens / budget))
-    each = prompt_tokens / count
-    large = max(steps.floor_small_ms, steps.floor_large_ms)
-    floor = np.where(each <= 0, 0.0, np.where(each <= GRAPH_TOKENS, steps.floor_small_ms, large))
-    return np.asarray(count * np.maximum(decode + beta * each, floor), dtype=np.float64)
+    return count * _step(engine, context, running, prompt_tokens / count)
 
 
 def _itl_quantile(
     engine: EngineModel, lengths: LengthMix, batch: _Batch, rates: Floats, share: float
-) -> tuple[Floats, Floats, Floats]:
-    """ITL at `share` of requests for each rate, and the running sequences and prompts in a step it comes from.
+) -> tuple[Floats, Floats]:
+    """ITL at `share` of requests for each rate, and the running sequences it comes from.
 
-    `ITL_p = alpha + (beta + gamma*ctx)*N_p + beta*Q_p(min(chunk, prompts of one step))`, with floors.
+    A request's mean gap is the mean of its m steps: decoding beside `N_p` sequences, and what prompts add to a mean
+    step, raised by `z/sqrt(N)` for the prompts that happened to come (their number over m steps is Poisson of N; short
+    answers, which see fewer steps, count by SHORT_ANSWERS). Never more than steps whose chunk is always full.
     """
     n_p = _running_quantile(rates, batch.rates, share)
-    prompts_p = _poisson_quantile(n_p / max(lengths.output_mean, 1.0), share)
-    budget = np.maximum(engine.max_num_batched_tokens - n_p, LEAST_PREFILL_BUDGET)
-    beside = np.minimum(prompts_p * lengths.input_mean, budget)
-    least = np.maximum(n_p * 1000 / _api_tokens(engine), batch.steps[n_p.astype(int) - 1])
-    return np.maximum(_mixed_step(engine, mean_context(lengths), n_p, beside), least), n_p, prompts_p
+    context = mean_context(lengths)
+    mean = batch.steps[n_p.astype(int) - 1]
+    decode = _step(engine, context, n_p, np.zeros_like(n_p))
+    luck = 1 + max(0.0, NormalDist().inv_cdf(share)) / np.sqrt(SHORT_ANSWERS * n_p)
+    full = _step(engine, context, n_p, np.maximum(engine.max_num_batched_tokens - n_p, LEAST_PREFILL_BUDGET))
+    itl = np.minimum(decode + np.maximum(mean - decode, 0.0) * luck, np.maximum(full, mean))
+    return np.maximum(itl, n_p * 1000 / _api_tokens(engine)), n_p
 
 
 def _ttft_quantile(
     engine: EngineModel, lengths: LengthMix, batch: _Batch, rates: Floats, share: float, *, running: int
 ) -> Floats:
     """TTFT at `share` of requests: the server, the wait for a place, the step under way, and the prompts' own steps."""
-    itl, n_p, prompts_p = _itl_quantile(engine, lengths, batch, rates, share)
+    itl, n_p = _itl_quantile(engine, lengths, batch, rates, share)
+    prompts_p = _poisson_quantile(n_p / max(lengths.output_mean, 1.0), share)
     own = _tail_length(lengths.input_mean, lengths.input_p95, share)
-    prefill = _mixed_step(engine, mean_context(lengths), n_p, own + prompts_p * lengths.input_mean)
+    prefill = _prefill(engine, mean_context(lengths), n_p, own + prompts_p * lengths.input_mean)
     wait = _wait_quantile(rates, batch.rates[:running], share)
     return np.asarray(SERVER_MS + wait + itl + np.maximum(prefill, n_p * 1000 / _api_tokens(engine)), dtype=np.float64)
 
@@ -184,13 +198,19 @@ def _wait_quantile(rates: Floats, served: Floats, share: float) -> Floats:
     return np.asarray(np.maximum(ahead, 0) * 1000 / served[-1], dtype=np.float64)
 
 
-def _poisson_quantile(means: Floats, share: float) -> Floats:
+def _poisson(means: Floats) -> tuple[Floats, Floats]:
+    """Counts 0..top, and the chance of each (columns) for every mean (rows)."""
     top = int(means.max() + 6 * math.sqrt(means.max()) + 6)
     counts = np.arange(0, top + 1, dtype=np.float64)
     log_factorials = np.concatenate(([0.0], np.cumsum(np.log(counts[1:]))))
-    below = np.cumsum(np.exp(counts * np.log(means)[:, None] - means[:, None] - log_factorials), axis=1)
-    reached = below >= share
-    return np.asarray(np.where(reached.any(axis=1), reached.argmax(axis=1), top), dtype=np.float64)
+    chances = np.exp(counts * np.log(means)[:, None] - means[:, None] - log_factorials)
+    return counts, chances / chances.sum(axis=1, keepdims=True)
+
+
+def _poisson_quantile(means: Floats, share: float) -> Floats:
+    counts, chances = _poisson(means)
+    reached = np.cumsum(chances, axis=1) >= share
+    return np.asarray(np.where(reached.any(axis=1), reached.argmax(axis=1), counts[-1]), dtype=np.float64)
 
 
 def _tail_length(mean: float, p95: float, share: float) -> float:
