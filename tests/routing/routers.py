@@ -58,7 +58,7 @@ class Engine:
     runner: web.AppRunner | None = None
 
     async def start(self) -> None:
-        app = web.Application()
+        app = web.Application(client_max_size=64 << 20)
         app.router.add_get("/health", self._health)
         app.router.add_get("/v1/stream", self._stream)
         app.router.add_get("/v1/broken", self._broken)
@@ -81,8 +81,8 @@ class Engine:
 
     async def _answer(self, request: web.Request) -> web.Response:
         self.hits += 1
-        await request.read()
-        return web.json_response({"engine": self.address, "path": request.path}, status=self.status)
+        size = len(await request.read())
+        return web.json_response({"engine": self.address, "path": request.path, "size": size}, status=self.status)
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
         self.streams += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 from collections import Counter
 from pathlib import Path
@@ -74,6 +75,14 @@ async def test_a_refused_prompt_goes_to_the_other_engine_whole(router: Router) -
         url = f"http://{router.address}:8080/chat/v1/completions"
         async with router.http.post(url, data=b"x" * 300_000) as response:
             assert response.status == 200
+
+
+async def test_a_prompt_too_long_to_be_kept_for_a_retry_is_passed_on_all_the_same(router: Router) -> None:
+    engine = await router.add_engine()
+    await router.route(engine.endpoint())
+    url = f"http://{router.address}:8080/chat/v1/completions"
+    async with router.http.post(url, data=io.BytesIO(b"x" * 5_000_000)) as response:
+        assert (await response.json())["size"] == 5_000_000
 
 
 async def test_a_connection_that_is_refused_is_tried_elsewhere(router: Router) -> None:
