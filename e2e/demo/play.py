@@ -22,8 +22,8 @@ from shoal.sim.load_report import Outcome
 from shoal.sim.traffic import Traffic
 
 STAMP = "simulated engines; real API server, scheduler, Envoy"
-CHAT = Stream("chat", "chat", 2.0, 8.0, input_mean=300, output_mean=120, ttft_ms=1000, itl_ms=60, seed=11)
-SEARCH = Stream("search", "search", 1.0, 4.0, input_mean=500, output_mean=60, ttft_ms=1500, itl_ms=80, seed=12)
+CHAT = Stream("chat", "chat", 2.7, 10.8, input_mean=3000, output_mean=100, ttft_ms=2000, itl_ms=80, seed=11)
+SEARCH = Stream("search", "search", 1.6, 6.4, input_mean=2000, output_mean=100, ttft_ms=2000, itl_ms=100, seed=12)
 HELLO = Stream("hello", "hello", 0.5, 0.5, input_mean=100, output_mean=40, ttft_ms=2000, itl_ms=60, seed=13)
 STREAMS = (CHAT, SEARCH, HELLO)
 LONGEST_REQUEST_SECONDS = 120.0
@@ -77,7 +77,7 @@ class Play:
     async def _perform(self, address: str) -> None:
         for stream in STREAMS:
             traffic = Traffic(
-                tuple(self.timeline.schedule(stream)), stream.input_mean, stream.output_mean, stream.seed, 4096
+                tuple(self.timeline.schedule(stream)), stream.input_mean, stream.output_mean, stream.seed, 8000
             )
             self.generators[stream.service] = LoadGenerator(
                 url=f"{address}/{stream.service}/v1",

@@ -9,6 +9,7 @@ import asyncio
 import signal
 import subprocess
 from collections.abc import Callable
+from ipaddress import ip_address
 from pathlib import Path
 
 from e2e.demo.watcher import Watcher, condition, pool_of
@@ -20,6 +21,7 @@ CHECKOUT = HERE.parent.parent
 TEAM = "team-a"
 OPERATOR = "shoal-system"
 ROUTER_PORT = 8080
+XDS_PORT = 18000
 Say = Callable[[str], None]
 
 
@@ -30,6 +32,7 @@ class StageError(RuntimeError):
 def install(cluster: DevCluster, say: Say) -> None:
     """Install the chart with helm, then create the namespace and the pools. Raises StageError."""
     say("helm install shoal")
+    xds = xds_address(cluster)
     command = [
         str(helm_binary()),
         "install",
@@ -37,6 +40,7 @@ def install(cluster: DevCluster, say: Say) -> None:
         str(CHECKOUT / "charts" / "shoal"),
         *("--namespace", OPERATOR, "--create-namespace"),
         *("--values", str(HERE / "values.yaml")),
+        *("--set", f"xds.clusterIP={xds},xds.address={xds}:{XDS_PORT}"),
         *("--set-string", f"engineClass.env.SHOAL_SIM_PROFILE_DIR={CHECKOUT / 'profiles' / 'simulated'}"),
         *("--kubeconfig", str(cluster.admin_kubeconfig_path)),
         *("--wait", "--timeout", "120s"),
@@ -47,6 +51,15 @@ def install(cluster: DevCluster, say: Say) -> None:
     cluster.create_namespace(TEAM, {"pod-security.kubernetes.io/enforce": "restricted"})
     say("pools, profiles")
     cluster.apply((HERE / "manifests" / "pools.yaml").read_text())
+    for profile in sorted((CHECKOUT / "profiles" / "simulated").glob("*.yaml")):
+        cluster.apply(profile.read_text())
+
+
+def xds_address(cluster: DevCluster) -> str:
+    """Choose the cluster IP of the xDS Service beforehand: here no DNS server answers for Services."""
+    kubernetes = cluster.request("GET", "/api/v1/namespaces/default/services/kubernetes")
+    # The first addresses of the range are kept for Services that ask for one.
+    return str(ip_address(kubernetes["spec"]["clusterIP"]) + 9)
 
 
 def apply(cluster: DevCluster, name: str) -> None:

@@ -16,8 +16,8 @@ LATENCY_SECONDS: Final = 60.0
 LENGTHS_SECONDS: Final = 300.0
 """Time constant with which old requests fade from the length mix, which changes slowly and sets the capacity."""
 
-FEWEST_REQUESTS: Final = 20.0
-"""A mix of fewer requests (faded ones counting less) says more about those requests than about the service."""
+FEWEST_REQUESTS: Final = 50.0
+"""Of fewer requests (faded ones counting less) the mean is known to 10 % at best: the declared mix counts instead."""
 
 
 class LatencyWindow:
@@ -68,17 +68,17 @@ class LengthHistory:
 
 
 def find_p95(histogram: Histogram) -> float:
-    """The upper edge of the bucket in which the 95th percentile lies.
+    """The 95th percentile, by straight lines inside buckets as Prometheus has it.
 
-    Twice the mean where that bucket has no upper edge or there are no buckets, but never below the last finite edge
+    Twice the mean where its bucket has no upper edge or there are no buckets, but never below the last finite edge
     that it is known to exceed.
     """
-    mean = histogram.mean or 0.0
-    last = 0.0
+    wanted = 0.95 * histogram.count
+    last, below = 0.0, 0.0
     for edge, count in sorted(histogram.buckets.items()):
         if math.isinf(edge):
             break
-        if count >= 0.95 * histogram.count:
-            return edge
-        last = edge
-    return max(last, 2 * mean)
+        if count >= wanted:
+            return last + (edge - last) * (wanted - below) / max(count - below, 1e-9)
+        last, below = edge, count
+    return max(last, 2 * (histogram.mean or 0.0))
