@@ -29,7 +29,7 @@ class BuildError(RuntimeError):
 
 
 def print_progress(text: str) -> None:
-    """Show one line of progress: in place on a terminal, at most once in 20 s elsewhere."""
+    """Show one line of progress, on a terminal in place of the last."""
     stream = sys.__stderr__ or sys.stderr
     if stream.isatty():
         stream.write(f"\r\x1b[K{text}")
@@ -109,11 +109,11 @@ def _run_build(command: list[str], progress: Progress) -> None:
     environment = os.environ | {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local"}
     total = _count_packages(command[0], environment, progress)
     started = time.monotonic()
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [*nice, *command], cwd=MODULE_DIR, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
-    )
-    lines, shown = _report(process, total, started, progress)
-    if process.wait() != 0:
+    ) as process:
+        lines, shown = _report(process, total, started, progress)
+    if process.returncode != 0:
         tail = "\n".join(lines[-15:])
         raise BuildError(
             f"building the control plane failed:\n{tail}\n"

@@ -25,15 +25,29 @@ def adopt_orphans() -> None:
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def children(pid: int) -> list[int]:
-    """Return the processes whose parent is `pid` (from /proc: not every kernel keeps lists of children)."""
+def _all_processes() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def children(parent: int) -> list[int]:
+    """Return the processes whose parent is `parent` (from /proc: not every kernel keeps lists of children)."""
     found = []
-    for entry in Path("/proc").glob("[0-9]*/stat"):
+    for pid in _all_processes():
         with suppress(OSError):
             # "pid (name) state parent ...": the name may hold spaces and brackets, hence the last one.
-            parent = entry.read_text().rpartition(")")[2].split()[1]
-            if int(parent) == pid:
-                found.append(int(entry.parent.name))
+            if int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1]) == parent:
+                found.append(pid)
+    return found
+
+
+def find_by_environment(name: str, value: str) -> list[int]:
+    """Return our user's processes that were started with this variable."""
+    marker = f"{name}={value}".encode()
+    found = []
+    for pid in _all_processes():
+        with suppress(OSError):
+            if marker in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                found.append(pid)
     return found
 
 

@@ -59,6 +59,6 @@ def read_state(directory: Path) -> State | None:
 def is_alive(pid: int) -> bool:
     """True while a process of this id runs (a zombie does not)."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] not in b"ZX"
     except (FileNotFoundError, ProcessLookupError):
         return False

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -139,6 +142,34 @@ def test_containers_of_one_pod_get_different_gpus() -> None:
         devices.assign(wish("q", 2), {})
 
 
+class FakeNvml:
+    """Two GPUs, as the module pynvml shows them."""
+
+    class NVMLError(Exception):
+        pass
+
+    nvmlInit = staticmethod(lambda: None)  # noqa: N815
+    nvmlDeviceGetCount = staticmethod(lambda: 2)  # noqa: N815
+    nvmlDeviceGetHandleByIndex = staticmethod(lambda index: index)  # noqa: N815
+    nvmlDeviceGetUUID = staticmethod(lambda handle: f"GPU-real-{handle}")  # noqa: N815
+
+
+def test_real_gpus_are_handed_out_by_index(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml)
+    node = NodeConfig("n", "NVIDIA-H100-80GB-HBM3", 2, claim="extended", simulated=False)
+    devices = NodeDevices(NodeGpus(node, tmp_path))
+    assert devices.assign(wish("p", 1, 1), {}) == {
+        "c0": {"CUDA_VISIBLE_DEVICES": "0"},
+        "c1": {"CUDA_VISIBLE_DEVICES": "1"},
+    }
+    assert devices.gpus.slice_devices()[1]["attributes"]["uuid"] == {"string": "GPU-real-1"}
+    devices.gpus.write({0})
+    assert devices.gpus.node_variables() == {}
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ConfigError, match="wants 3 GPUs; this machine has 2"):
+        NodeGpus(dataclasses.replace(node, gpus=3), tmp_path)
+
+
 def test_claims_are_waited_for() -> None:
     pod: Object = {
         "metadata": {"uid": "u"},
@@ -256,8 +287,6 @@ def test_addresses_do_not_overlap() -> None:
     ],
 )
 def test_bad_configurations_are_refused(tmp_path: Path, fields: Object, message: str) -> None:
-    import json
-
     path = tmp_path / "config.yaml"
     path.write_text(json.dumps(fields))
     with pytest.raises(ConfigError, match=message):
@@ -265,7 +294,5 @@ def test_bad_configurations_are_refused(tmp_path: Path, fields: Object, message:
 
 
 def test_a_configuration_survives_its_file() -> None:
-    import json
-
     config = Config(images={"a": ("b", "c")}, environment=("HF_HOME",))
     assert Config.from_mapping(json.loads(config.to_json())) == config

@@ -7,17 +7,21 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from devcluster_pods import Pods, python
 
 from e2e.devcluster import Config, DevCluster, NodeConfig
+from e2e.devcluster.cli import main
 from e2e.devcluster.cluster import wait_until
+from e2e.devcluster.others import open_cluster
 from e2e.devcluster.state import is_alive
 
 pytestmark = pytest.mark.cluster
 
+Run = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).resolve().parents[2]
 # A container whose child leaves its process group, as daemons do.
 DAEMON = """
@@ -52,50 +56,59 @@ def test_the_end_of_a_container_ends_its_children(devcluster: DevCluster, pods: 
     wait_until(lambda: not is_alive(main) and not is_alive(child), "the child outlived its container")
 
 
-def run(state: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "e2e.devcluster", *arguments]
-    environment = {**os.environ, "XDG_STATE_HOME": str(state)}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=60)
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run a command line in process: exit status, output, errors."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+    def run_main(*arguments: str) -> tuple[int, str, str]:
+        code = main(arguments)
+        return (code, *capfd.readouterr())
+
+    return run_main
 
 
-def test_the_command_line(tmp_path: Path) -> None:
-    assert run(tmp_path, "status").returncode == 3
+def test_the_command_line(tmp_path: Path, run: Run) -> None:
+    assert run("status")[0] == 3
     bad = tmp_path / "bad.yaml"
     bad.write_text("nodes: [{name: a, gpus: 2}]")
-    refused = run(tmp_path, "up", "--config", str(bad))
-    assert refused.returncode == 1
-    assert "no accelerator" in refused.stderr
+    code, _, errors = run("up", "--config", str(bad))
+    assert code == 1
+    assert "no accelerator" in errors
     config = tmp_path / "config.yaml"
     config.write_text("nodes: [{name: n1, accelerator: NVIDIA-L4, gpus: 1, memory: 24Gi, claim: dra}]")
-    started = run(tmp_path, "up", "--name", "cli", "--config", str(config))
+    _, kubeconfig, errors = run("up", "--name", "cli", "--config", str(config))
     try:
-        assert Path(started.stdout.strip()).exists(), started.stderr
-        assert run(tmp_path, "--name", "cli", "heat", "n1", "0", "0.5").returncode == 0
-        status = json.loads(run(tmp_path, "status", "--name", "cli", "-o", "json").stdout)
+        assert Path(kubeconfig.strip()).exists(), errors
+        assert run("--name", "cli", "heat", "n1", "0", "0.5")[0] == 0
+        status = json.loads(run("status", "--name", "cli", "-o", "json")[1])
         assert status["nodes"][0]["readings"][0]["clockMHz"] == 1020
-        assert "1020 MHz" in run(tmp_path, "status", "--name", "cli").stdout
-        missing = run(tmp_path, "kill", "default/nobody", "--name", "cli")
-        assert (missing.returncode, missing.stdout) == (1, "")
-        assert "default/nobody" in missing.stderr
+        assert "1020 MHz" in run("status", "--name", "cli")[1]
+        code, _, errors = run("kill", "default/nobody", "--name", "cli")
+        assert code == 1
+        assert "default/nobody" in errors
     finally:
-        stopped = run(tmp_path, "down", "--name", "cli")
-    assert stopped.returncode == 0
-    assert run(tmp_path, "status", "--name", "cli").returncode == 3
+        stopped = run("down", "--name", "cli")
+    assert stopped[0] == 0
+    assert run("status", "--name", "cli")[0] == 3
 
 
-def test_other_clusters_are_never_assumed(tmp_path: Path) -> None:
-    unnamed = run(tmp_path, "up", "--cluster", "context")
-    assert unnamed.returncode == 1
-    assert "--context NAME" in unnamed.stderr
-    unknown = run(tmp_path, "up", "--cluster", "context", "--context", "nowhere")
-    assert "kubectl config get-contexts" in unknown.stderr
+def test_the_module_runs() -> None:
+    command = [sys.executable, "-m", "e2e.devcluster", "--help"]
+    helped = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "heat" in helped.stdout
+
+
+def test_other_clusters_are_never_assumed(run: Run) -> None:
+    code, _, errors = run("up", "--cluster", "context")
+    assert code == 1
+    assert "--context NAME" in errors
+    assert "kubectl config get-contexts" in run("up", "--cluster", "context", "--context", "nowhere")[2]
 
 
 def test_a_named_context_works_as_a_cluster(
     control_plane: DevCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from e2e.devcluster.others import open_cluster
-
     monkeypatch.setenv("KUBECONFIG", f"{tmp_path / 'none'}{os.pathsep}{control_plane.admin_kubeconfig_path}")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     with open_cluster("context", context=control_plane.state.name) as cluster:

@@ -46,6 +46,7 @@ class PodRunner:
         self._failure: tuple[str, str] | None = None
         self._start_time = (context.pod.get("status") or {}).get("startTime") or now()
         self._reported: Object = {}
+        self._conditions: list[Object] = []
         self._keeping: list[asyncio.Task[None]] = []
         self._reporting: asyncio.Task[None] | None = None
         self._renewing: asyncio.Task[None] | None = None
@@ -79,7 +80,9 @@ class PodRunner:
         for keeper in self.keepers:
             keeper.kill()
         # Awaited before life is cancelled: a run that has ended also ends what it left behind.
-        await asyncio.gather(*self._keeping, return_exceptions=True)
+        for error in await asyncio.gather(*self._keeping, return_exceptions=True):
+            if isinstance(error, Exception):
+                log.error("%s/%s", self.context.namespace, self.context.name, exc_info=error)
         if self._life is not None:
             self._life.cancel()
         self._release()
@@ -249,9 +252,9 @@ class PodRunner:
             finished=self.finished,
             failure=self._failure,
         )
-        known = self._reported.get("conditions") or []
-        gates = (self.context.pod.get("status") or {}).get("conditions") or []
-        status = make_status(self.context.pod, self.records, facts, [*known, *gates])
+        others = (self.context.pod.get("status") or {}).get("conditions") or []
+        status = make_status(self.context.pod, self.records, facts, [*self._conditions, *others])
+        self._conditions = status["conditions"]
         if status != self._reported:
             # The API merges podIPs by address, which would keep the one from before a reboot.
             addresses = [{"$patch": "replace"}, *status["podIPs"]]

@@ -98,15 +98,14 @@ class Run:
     def _kill_leftovers(self) -> None:
         """End what the first process left behind, as the end of a container's process namespace does.
 
-        Orphans are adopted by the supervisor, our parent; it also reaps them.
+        The supervisor adopts and reaps orphans, but while it dies itself they are in nobody's hands for a moment: they
+        are known by their environment, not by their parent.
         """
         if self._process is not None:
             processes.signal_group(self._process.pid, signal.SIGKILL)
-        marker = f"{CONTAINER_VARIABLE}={self.container_id}".encode()
-        for pid in processes.children(os.getppid()):
+        for pid in processes.find_by_environment(CONTAINER_VARIABLE, self.container_id):
             with suppress(OSError):
-                if marker in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-                    os.kill(pid, signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
 
     def terminated_state(self, code: int, policy: str) -> Object:
         """Return the `terminated` state after the exit with `code`; `policy` is the terminationMessagePolicy."""
