@@ -98,11 +98,13 @@ async def test_a_page_without_end_is_given_up(export: Export) -> None:
     await source.close()
 
 
-async def test_many_engines_are_read_in_one_round(source: DirectSource, export: Export) -> None:
+async def test_many_engines_are_read_in_one_round(export: Export) -> None:
+    source = DirectSource(timeout_seconds=10, round_seconds=30)
     engines = [await export(body=engine_page(running=1)) for _ in range(3)]  # each takes 128 connections at once
     targets = [target(engines[n % 3], pod=f"pod-{n}") for n in range(300)]
     assert len(await source.read_engines(targets)) == 300
     assert sum(engine.asked for engine in engines) == 300
+    await source.close()
 
 
 async def test_an_address_that_is_none_has_not_answered(source: DirectSource) -> None:

@@ -8,6 +8,7 @@ import pytest
 from pages import engine_page
 
 from shoal.telemetry.engine_page import EnginePage, Histogram, PageBuilder, parse_engine_page
+from shoal.telemetry.latencies import find_p95
 
 
 def parse(text: str) -> EnginePage:
@@ -91,3 +92,22 @@ def test_samples_may_come_in_any_order() -> None:
     builder.add("vllm:request_prompt_tokens_bucket", 5.0, 1)
     builder.add("vllm:request_prompt_tokens_sum", None, 9)
     assert builder.build().input == Histogram(9, 2, {5.0: 1})
+
+
+@pytest.mark.parametrize(
+    ("buckets", "expected"),
+    [
+        ({10.0: 95, 100.0: 100, math.inf: 100}, 10),
+        ({10.0: 90, 100.0: 100, math.inf: 100}, 55),
+        ({10.0: 0, 100.0: 100, math.inf: 100}, 95.5),
+        ({10.0: 90, 100.0: 90, math.inf: 100}, 100),  # beyond the last edge: at least that
+        ({10.0: 0, math.inf: 100}, 80),  # twice the mean
+        ({}, 80),
+    ],
+)
+def test_the_95th_percentile_lies_inside_its_bucket(buckets: dict[float, float], expected: float) -> None:
+    assert find_p95(Histogram(4000, 100, buckets)) == pytest.approx(expected)
+
+
+def test_without_requests_there_is_no_length() -> None:
+    assert find_p95(Histogram()) == 0

@@ -43,9 +43,9 @@ def without(name: str, labels: dict[str, str]) -> dict[str, str]:
 
 
 TARGETS = {
-    "a": [labels("a")],
+    # A test of its own address: Prometheus shows the last numbers until its next scrape.
+    **{pod: [labels(pod)] for pod in ("a", "beside-strangers", "not-a-number", "down", "collected", "asked", "old")},
     "b": [labels("b", engine=0), labels("b", engine=1)],
-    "old": [labels("old")],
     "strangers": [
         labels("gone"),
         labels("other", service="other"),
@@ -125,11 +125,15 @@ async def test_all_engines_are_read_by_one_query(source: PrometheusSource, serve
 async def test_series_of_strangers_are_left_out(source: PrometheusSource, serve: Serve) -> None:
     """Pods that are gone, another service's name, another namespace, no service at all."""
     await serve("strangers", engine_page(running=1))
-    await serve("a", engine_page(running=1))
-    targets = [target(pod) for pod in ("a", "other", "elsewhere", "nameless")]
-    everyone = [EngineTarget(ServiceKey("team", "other"), "other", 0, "127.0.0.1", 8000), target("gone"), target("a")]
+    await serve("beside-strangers", engine_page(running=1))
+    targets = [target(pod) for pod in ("beside-strangers", "other", "elsewhere", "nameless")]
+    everyone = [
+        EngineTarget(ServiceKey("team", "other"), "other", 0, "127.0.0.1", 8000),
+        target("gone"),
+        target("beside-strangers"),
+    ]
     await read_until(source, lambda answer: len(answer) == 3, *everyone)
-    assert list(await source.read_engines(targets)) == [target("a")]
+    assert list(await source.read_engines(targets)) == [target("beside-strangers")]
 
 
 async def test_the_container_may_be_missing_only_where_it_is_clear(source: PrometheusSource, serve: Serve) -> None:
@@ -140,16 +144,16 @@ async def test_the_container_may_be_missing_only_where_it_is_clear(source: Prome
 
 
 async def test_numbers_that_are_none_are_missing(source: PrometheusSource, serve: Serve) -> None:
-    await serve("a", engine_page(running="NaN", waiting="+Inf", finished=4))
-    [reading] = (await read_until(source, lambda answer: len(answer) > 0, target("a"))).values()
+    await serve("not-a-number", engine_page(running="NaN", waiting="+Inf", finished=4))
+    [reading] = (await read_until(source, lambda answer: len(answer) > 0, target("not-a-number"))).values()
     assert (reading.page.running, reading.page.waiting, reading.page.finished) == (None, None, 4)
 
 
 async def test_an_engine_that_is_down_is_missing_at_once(source: PrometheusSource, serve: Serve) -> None:
-    engine = await serve("a", engine_page(running=1))
-    await read_until(source, lambda answer: len(answer) == 1, target("a"))
+    engine = await serve("down", engine_page(running=1))
+    await read_until(source, lambda answer: len(answer) == 1, target("down"))
     engine.status = 500
-    await read_until(source, lambda answer: answer == {}, target("a"))
+    await read_until(source, lambda answer: answer == {}, target("down"))
 
 
 async def test_old_numbers_say_how_old_they_are(source: PrometheusSource, serve: Serve) -> None:
@@ -165,10 +169,10 @@ async def test_a_prometheus_without_our_engines_knows_nothing(source: Prometheus
 
 
 async def test_the_collector_works_with_it(prometheus: Prometheus, serve: Serve) -> None:
-    engine = await serve("a", engine_page(finished=10))
+    engine = await serve("collected", engine_page(finished=10))
     source = PrometheusSource(prometheus.url, every_seconds=0, lag_seconds=1, timeout_seconds=1)
     collector = Collector(source, tick_seconds=0.5)
-    collector.set_targets(Targets(engines=(target("a"),)))
+    collector.set_targets(Targets(engines=(target("collected"),)))
 
     async def is_fresh(fraction: float = 1.0) -> bool:
         await collector.round()
@@ -199,20 +203,20 @@ async def test_the_collector_works_with_it(prometheus: Prometheus, serve: Serve)
 
 
 async def test_it_is_not_asked_more_often_than_told(prometheus: Prometheus, serve: Serve) -> None:
-    await serve("a", engine_page(running=1))
+    await serve("asked", engine_page(running=1))
     now = 100.0
     source = PrometheusSource(prometheus.url, every_seconds=15, clock=lambda: now)
 
     async def answers() -> bool:
         nonlocal now
         now += 15
-        return bool(await source.read_engines([target("a")]))
+        return bool(await source.read_engines([target("asked")]))
 
     await wait_until(answers)
     now += 14
-    assert await source.read_engines([target("a")]) == {}
+    assert await source.read_engines([target("asked")]) == {}
     now += 1
-    assert len(await source.read_engines([target("a")])) == 1
+    assert len(await source.read_engines([target("asked")])) == 1
     await source.close()
 
 
