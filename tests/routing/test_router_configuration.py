@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 from routers import NAMESPACE, Router, wait_until
 
 from shoal.render.envoy import RouterResources, ServiceRoute, make_resources
 from shoal.routing.ads import AdsServer
+from shoal.routing.metrics import AdsMetrics
 from shoal.routing.snapshot import InvalidResourcesError
 
 
@@ -101,6 +103,11 @@ async def test_two_routers_of_a_namespace_get_the_same(tmp_path: Path, router: R
         assert router.ads.stats.streams == {NAMESPACE: 2}
         router.ads.publish(NAMESPACE, make_resources(NAMESPACE, (ServiceRoute("chat", (engine.endpoint(),)),)))
         await wait_until(lambda: router.ads.stats.current == {NAMESPACE: 2})
+        registry = CollectorRegistry()
+        registry.register(AdsMetrics(router.ads))
+        assert registry.get_sample_value("shoal_xds_routers", {"namespace": NAMESPACE}) == 2
+        assert registry.get_sample_value("shoal_xds_routers_current", {"namespace": NAMESPACE}) == 2
+        assert registry.get_sample_value("shoal_xds_rejections_total") == 0
         for envoy in (router, second):
             assert (await envoy.get()).engine == engine.address
     finally:

@@ -11,6 +11,7 @@ from exporters import next_address
 from prometheus_client import CollectorRegistry, Counter
 
 from shoal.domain.service import Load, ServiceKey, Tick
+from shoal.telemetry.envoy_stats import ClusterCounters
 from shoal.telemetry.own import start_server
 from shoal.telemetry.traffic_metrics import TrafficMetrics, compute_rate
 
@@ -68,10 +69,14 @@ class Known:
     """Stands in for a collector."""
 
     round_seconds = 0.25
+    problem = None
 
     def __init__(self, loads: Mapping[ServiceKey, Load]) -> None:
         self.services: Sequence[ServiceKey] = tuple(loads)
         self.load_of = loads.__getitem__
+
+    def outcomes_of(self, service: ServiceKey) -> ClusterCounters | None:
+        return ClusterCounters(9, 0, 0, 0, failed=2, refused=1) if service.name == "busy" else None
 
 
 def test_live_numbers_are_metrics_and_what_is_unknown_is_absent() -> None:
@@ -81,7 +86,7 @@ def test_live_numbers_are_metrics_and_what_is_unknown_is_absent() -> None:
     registry = CollectorRegistry()
     registry.register(TrafficMetrics(Known(loads)))  # type: ignore[arg-type]
     samples = {
-        (sample.name, sample.labels.get("service")): sample.value
+        (sample.name, sample.labels.get("code", sample.labels.get("service"))): sample.value
         for family in registry.collect()
         for sample in family.samples
     }
@@ -90,7 +95,10 @@ def test_live_numbers_are_metrics_and_what_is_unknown_is_absent() -> None:
         ("shoal_service_fresh_ratio", "busy"): 0.5,
         ("shoal_service_fresh_ratio", "new"): 0,
         ("shoal_service_ttft_mean_seconds", "busy"): 0.12,
+        ("shoal_service_errors", "5xx"): 2,
+        ("shoal_service_errors", "429"): 1,
         ("shoal_telemetry_round_seconds", None): 0.25,
+        ("shoal_telemetry_up", None): 1,
     }
 
 

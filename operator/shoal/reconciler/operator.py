@@ -42,6 +42,7 @@ from shoal.reconciler.watch import Watcher
 from shoal.reconciler.workqueue import WorkQueue
 from shoal.render.router import RouterSettings
 from shoal.routing.ads import AdsServer
+from shoal.routing.metrics import AdsMetrics
 from shoal.telemetry.collector import Collector
 from shoal.telemetry.direct import DirectSource
 from shoal.telemetry.own import start_server
@@ -254,6 +255,7 @@ class Operator:
         )
         registry.register(OwnMetrics(numbers))
         registry.register(TrafficMetrics(self.collector))
+        registry.register(AdsMetrics(self.ads))
         return registry
 
     def _list_age(self) -> float:

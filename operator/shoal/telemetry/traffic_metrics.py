@@ -8,7 +8,7 @@ from typing import Final
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector as MetricCollector
 
-from shoal.domain.service import Load
+from shoal.domain.service import Load, ServiceKey
 from shoal.telemetry.collector import Collector
 
 RATE_TICKS: Final = 12
@@ -52,6 +52,22 @@ class TrafficMetrics(MetricCollector):
                 if value is not None:
                     family.add_metric([service.namespace, service.name], value)
             yield family
+        yield from self._outcomes(loads)
         rounds = GaugeMetricFamily("shoal_telemetry_round_seconds", "How long the last round of reads took.")
         rounds.add_metric([], self._collector.round_seconds)
         yield rounds
+        up = GaugeMetricFamily("shoal_telemetry_up", "0: the metrics source as a whole does not answer.")
+        up.add_metric([], float(self._collector.problem is None))
+        yield up
+
+    def _outcomes(self, services: Iterable[ServiceKey]) -> Iterable[Metric]:
+        """What routers answered with an error in the last minute."""
+        family = GaugeMetricFamily(
+            "shoal_service_errors", "Answers of the last minute by class.", labels=("namespace", "service", "code")
+        )
+        for service in services:
+            outcomes = self._collector.outcomes_of(service)
+            if outcomes is not None:
+                family.add_metric([service.namespace, service.name, "5xx"], outcomes.failed)
+                family.add_metric([service.namespace, service.name, "429"], outcomes.refused)
+        yield family
