@@ -24,7 +24,6 @@ class KindCluster(Cluster):
     def __init__(self, name: str = "default") -> None:
         self._name = f"shoal-{name}"
         directory = state_root() / self._name
-        directory.mkdir(parents=True, exist_ok=True)
         super().__init__(directory / "kubeconfig", directory)
 
     def start(self) -> Self:
@@ -32,6 +31,7 @@ class KindCluster(Cluster):
         for tool in ("docker", "kind"):
             if shutil.which(tool) is None:
                 raise DevClusterError(f"--cluster kind needs `{tool}` on PATH; the embedded cluster needs neither")
+        self.admin_kubeconfig_path.parent.mkdir(parents=True, exist_ok=True)
         if self._name in self._kind("get", "clusters").split():
             self._kind("export", "kubeconfig", "--name", self._name, "--kubeconfig", str(self.admin_kubeconfig_path))
         else:
