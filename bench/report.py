@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -66,14 +67,16 @@ def write_result(result: Result, folder: Path = RESULTS) -> Path:
 
 def make_table(result: Result) -> RenderableType:
     """The result for people."""
-    table = Table(title=result.title, title_justify="left", header_style="bold")
+    table = Table(title=result.title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("figure", overflow="fold")
-    for heading in ("unit", "runs", "min", "median", "p95", "max", "target", ""):
-        table.add_column(heading, justify="right" if heading not in ("unit", "") else "left", no_wrap=True)
+    for heading in ("runs", "min", "median", "p95", "max", "target"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
     for figure in result.figures:
         spread = figure.spread
         numbers = (_short(value) for value in (spread.min, spread.median, spread.p95, spread.max))
-        table.add_row(figure.name, figure.unit, str(spread.count), *numbers, _target(figure), _verdict(figure))
+        name = f"{figure.name} ({figure.unit})"
+        table.add_row(name, str(spread.count), *numbers, _target(figure), _verdict(figure))
     setting = ", ".join(f"{key} {value}" for key, value in result.setting.items())
     lines = (str(result.machine), f"{result.date}, commit {result.commit}: {result.command}", setting, *result.notes)
     return Group(table, *(Text(line, style="dim") for line in lines))

@@ -40,6 +40,7 @@ class _Pod:
     """A pod that runs here."""
 
     address: str
+    ready: bool = False
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
 
@@ -93,6 +94,9 @@ class Kubelet:
         elif uid not in self._pods:
             self._pods[uid] = _Pod(next(self._addresses))
             self._spawn(self._start(pod))
+        elif self._pods[uid].ready and not is_ready(pod):
+            # The node controller has taken our node for dead meanwhile: we are not.
+            self._spawn(self._write_status(pod, self._pods[uid].address, ready=True))
 
     def _spawn(self, work: object) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)  # type: ignore[call-overload]
@@ -116,6 +120,7 @@ class Kubelet:
         if metadata["uid"] in self._pods and metadata["uid"] not in self._ending:
             await self._open(pod, running)
             await self._write_status(pod, running.address, ready=True)
+            running.ready = True
 
     async def _open(self, pod: Object, running: _Pod) -> None:
         metadata, labels = pod["metadata"], pod["metadata"].get("labels", {})
@@ -180,6 +185,12 @@ class Kubelet:
                 self._traffic.remove_engine(
                     (metadata["namespace"], service), (metadata["uid"], index), time.monotonic()
                 )
+
+
+def is_ready(pod: Object) -> bool:
+    """Whether the API server holds the pod for ready."""
+    conditions = pod.get("status", {}).get("conditions") or ()
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
 
 
 def engines_of(spec: Object) -> int:
