@@ -92,8 +92,8 @@ def _show(result: Result, console: Console) -> None:
         )
     console.print(
         f"{result.gpu_hours:.3f} GPU-hours, cost {result.cost:.2f}, at most {result.most_gpus} GPUs at once, "
-        f"{len(result.moves)} moves. CALM: outside the time after steps; CEILING: what a policy can reach that acts "
-        "only after a step.",
+        f"{len(result.moves)} moves. CALM: outside the time after steps; CEILING: of a policy that acts after a "
+        "step, where the step overloads what runs at once.",
         highlight=False,
     )
 

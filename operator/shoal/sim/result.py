@@ -51,8 +51,8 @@ class Move:
 class ServiceResult:
     """What clients of one service saw. Shares are of all requests sent: a refused or lost one is a miss.
 
-    `ceiling` is the most that a policy can reach which starts replicas only after a step has been seen, when nobody may
-    be late while they start: 1 - (requests in start-up time + one tick after steps up) / all.
+    `ceiling` is what a policy that starts replicas only after a step cannot pass, where the step overloads what runs at
+    once: 1 - (requests in start-up time + one tick after steps up) / all. A milder step leaves room above.
     """
 
     name: str
