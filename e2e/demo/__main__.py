@@ -12,7 +12,7 @@ import sys
 import uvloop
 from rich.console import Console
 
-from e2e.demo.play import Play
+from e2e.demo.play import NODES, Play
 from e2e.demo.screen import make_report
 from e2e.demo.stage import StageError
 from e2e.demo.summary import Summary
@@ -54,14 +54,15 @@ def main() -> int:
 
 def _run(console: Console, *, as_json: bool, keep: bool) -> int:
     # A kept cluster needs a name to be found by; otherwise it lives as long as we do.
+    config = Config(nodes=NODES)
     if keep:
         directory = state_root() / NAME
         directory.mkdir(parents=True, exist_ok=True)
-        launch_supervisor(directory, Config())
+        launch_supervisor(directory, config)
         cluster = DevCluster.attach(NAME)
         summary, address = uvloop.run(_play(cluster, console))
     else:
-        with DevCluster() as cluster:
+        with DevCluster(config) as cluster:
             summary, address = uvloop.run(_play(cluster, console))
     if as_json:
         print(json.dumps(summary.as_json()))

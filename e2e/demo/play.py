@@ -16,16 +16,22 @@ from e2e.demo.screen import Frame, LiveTraffic, make_frame
 from e2e.demo.summary import Observations, Request, Summary, make_summary
 from e2e.demo.timeline import Stream, Timeline
 from e2e.demo.watcher import Watcher, gpus_of, pool_of
-from e2e.devcluster import DevCluster
+from e2e.devcluster import DevCluster, NodeConfig
 from shoal.sim.load import LoadGenerator
 from shoal.sim.load_report import Outcome
 from shoal.sim.traffic import Traffic
 
 STAMP = "simulated engines; real API server, scheduler, Envoy"
-CHAT = Stream("chat", "chat", 2.7, 10.8, input_mean=3000, output_mean=100, ttft_ms=2000, itl_ms=80, seed=11)
-SEARCH = Stream("search", "search", 1.6, 6.4, input_mean=2000, output_mean=100, ttft_ms=2000, itl_ms=100, seed=12)
+CHAT = Stream("chat", "chat", 2.0, 8.0, input_mean=3000, output_mean=100, ttft_ms=2000, itl_ms=80, seed=11)
+DOCS = Stream("docs", "docs", 5.2, 5.2, input_mean=3000, output_mean=100, ttft_ms=2000, itl_ms=80, seed=14)
+SEARCH = Stream("search", "search", 1.1, 4.4, input_mean=2000, output_mean=100, ttft_ms=2000, itl_ms=100, seed=12)
 HELLO = Stream("hello", "hello", 0.5, 0.5, input_mean=100, output_mean=40, ttft_ms=2000, itl_ms=60, seed=13)
-STREAMS = (CHAT, SEARCH, HELLO)
+STREAMS = (CHAT, DOCS, SEARCH, HELLO)
+NODES = (
+    NodeConfig("gpu-a", "NVIDIA-H100-80GB-HBM3", gpus=8, claim="dra"),
+    NodeConfig("gpu-b", "NVIDIA-L40S", gpus=4, memory="48Gi", claim="extended"),
+    NodeConfig("cpu-a"),
+)
 LONGEST_REQUEST_SECONDS = 120.0
 
 
@@ -97,8 +103,8 @@ class Play:
             (self.timeline.step_up, "the rate steps up 4x", None),
             (self.timeline.crash, "the leading operator is killed", self._crash),
             (self.timeline.heat, f"one GPU drops to {self.timeline.heat_ratio:.0%} of its clock", self._heat),
-            (self.timeline.full_pool, "a service asks for more than its pool has left", self._fill_pool),
             (self.timeline.step_down, "the rate steps down 4x", None),
+            (self.timeline.full_pool, "a service asks for more than its pool has left", self._fill_pool),
         )
         for at, words, happen in acts:
             await asyncio.sleep(max(0.0, at - self.watcher.elapsed))
@@ -111,7 +117,7 @@ class Play:
 
     async def _heat(self) -> None:
         ratio = self.timeline.heat_ratio
-        gpu = await asyncio.to_thread(stage.heat_one_gpu, self.cluster, self.watcher, CHAT.service, ratio)
+        gpu = await asyncio.to_thread(stage.heat_one_gpu, self.cluster, self.watcher, DOCS.service, ratio)
         self._hot = gpu[1]
         self.seen.weight_before_heat = self._derating(gpu[1])
 
@@ -120,7 +126,7 @@ class Play:
 
     def _derating(self, uuid: str) -> float | None:
         """Capacity the operator says a GPU has left: the router's weights are made from it."""
-        gpus = self.watcher.view.services.get(CHAT.service, {}).get("status", {}).get("gpus", ())
+        gpus = self.watcher.view.services.get(DOCS.service, {}).get("status", {}).get("gpus", ())
         return next((gpu.get("derating") for gpu in gpus if gpu.get("uuid") == uuid), None)
 
     async def _watch(self, live: Live) -> None:
@@ -179,6 +185,7 @@ class Play:
                 answered=record.outcome is Outcome.ANSWERED,
                 lost=record.outcome.is_lost,
                 within_slo=record.is_within(stream.ttft_ms, stream.itl_ms),
+                settling=self.timeline.is_settling(stream, record.sent_at),
             )
             for stream in STREAMS
             for record in self.generators[stream.service].records
@@ -191,10 +198,10 @@ class Play:
             requests,
             self.seen,
             stamp=STAMP,
-            is_settling=self.timeline.is_settling,
             step_up=self.timeline.step_up,
             step_down=self.timeline.step_down,
             heat=self.timeline.heat,
             settle=self.timeline.settle,
-            scaled_service=CHAT.service,
+            stepped=CHAT.service,
+            heated=DOCS.service,
         )

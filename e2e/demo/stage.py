@@ -12,7 +12,7 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
 
-from e2e.demo.watcher import Watcher, condition, pool_of
+from e2e.demo.watcher import Watcher, condition, gpus_of
 from e2e.devcluster import DevCluster, Object
 from e2e.tools import helm_binary
 
@@ -117,8 +117,9 @@ def index_of(cluster: DevCluster, node: str, uuid: str) -> int:
 def stock(cluster: DevCluster) -> dict[str, int]:
     """Return the GPUs that Shoal may use in each pool: those that exist less what others hold."""
     pods = cluster.request("GET", "/api/v1/namespaces/ml/pods")["items"]
-    others = sum(pool_of(pod) == "l40s" for pod in pods)
-    return {"h100": 4, "l40s": 4 - others}
+    others = sum(gpus_of(pod) for pod in pods)
+    exist = {node.accelerator: node.gpus for node in cluster.config.nodes}
+    return {"h100": exist["NVIDIA-H100-80GB-HBM3"], "l40s": exist["NVIDIA-L40S"] - others}
 
 
 def ready_message(services: dict[str, Object], name: str) -> str:

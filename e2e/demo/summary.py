@@ -20,6 +20,7 @@ class Request:
     answered: bool
     lost: bool
     within_slo: bool
+    settling: bool  # sent within the settling time after a step of its service's rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,23 +116,26 @@ def make_summary(
     seen: Observations,
     *,
     stamp: str,
-    is_settling: Callable[[float], bool],
     step_up: float,
     step_down: float,
     heat: float,
     settle: float,
-    scaled_service: str,
+    stepped: str,
+    heated: str,
 ) -> Summary:
-    """Sum up one run. Instants are seconds since the traffic began."""
+    """Sum up one run. Instants are seconds since the traffic began.
+
+    `stepped` is the service whose rate steps, `heated` the one that loses clock at a constant rate.
+    """
     lost = sum(request.lost for request in requests)
-    outside = share(requests, lambda request: not is_settling(request.sent_at))
+    outside = share(requests, lambda request: not request.settling)
     claims = (
         Claim("no request lost", lost == 0 and bool(requests), f"{lost} of {len(requests)} lost"),
         Claim("at least 95 % within the SLO outside steps", outside >= 0.95, f"{outside:.1%}"),
-        _one_jump(seen.decisions, scaled_service, step_up, min(step_up + settle, heat)),
+        _one_jump(seen.decisions, stepped, step_up, min(step_up + settle, step_down)),
         _gave_back(seen.decisions, step_down),
         _weights_follow_heat(seen),
-        _plan_follows_heat(seen, scaled_service, heat, step_down),
+        _plan_follows_heat(seen, heated, heat, heat + settle),
         Claim("a full pool says who holds it", "ml/train-" in seen.full_pool_message, seen.full_pool_message),
         Claim("a model without a profile is served", seen.first_day_answers > 0, f"{seen.first_day_answers} answers"),
         Claim(

@@ -27,12 +27,12 @@ class Timeline:
     Steps of the rate, then a crash, heat, a full pool; `settle` is what the SLO is not held to after a step.
     """
 
-    step_up: float = 20.0
-    crash: float = 45.0
-    heat: float = 85.0
-    full_pool: float = 95.0
-    step_down: float = 120.0
-    end: float = 195.0
+    step_up: float = 15.0
+    crash: float = 30.0
+    heat: float = 55.0
+    step_down: float = 85.0
+    full_pool: float = 128.0
+    end: float = 150.0
     settle: float = 60.0
     heat_ratio: float = 0.6
 
@@ -44,6 +44,8 @@ class Timeline:
             (self.end - self.step_down, stream.low_rate),
         ]
 
-    def is_settling(self, at: float) -> bool:
-        """Whether a request sent then is within `settle` seconds after a step."""
-        return any(step <= at < step + self.settle for step in (self.step_up, self.step_down))
+    def is_settling(self, stream: Stream, at: float) -> bool:
+        """Whether a request sent then is within `settle` seconds after a step of its stream; a constant one has none."""
+        return stream.low_rate != stream.high_rate and any(
+            step <= at < step + self.settle for step in (self.step_up, self.step_down)
+        )

@@ -14,13 +14,13 @@ TIMELINE = Timeline()
 
 
 def good_requests() -> list[Request]:
-    return [Request("chat", at / 2, answered=True, lost=False, within_slo=True) for at in range(390)]
+    return [Request("chat", at / 2, answered=True, lost=False, within_slo=True, settling=False) for at in range(300)]
 
 
 def good_observations() -> Observations:
-    grown = Decided("chat", 26.0, "1xTP1", "4xTP1", "8.1 req/s", 1, 4)
-    hot = Decided("chat", 95.0, "3xTP1", "4xTP1", "one GPU at 62 %", 3, 4)
-    given_back = Decided("chat", 160.0, "4xTP1", "1xTP1", "2.0 req/s", 4, 1)
+    grown = Decided("chat", 24.0, "1xTP1", "4xTP1", "8.1 req/s", 1, 4)
+    hot = Decided("docs", 65.0, "2xTP1", "3xTP1", "one GPU at 62 %", 2, 3)
+    given_back = Decided("chat", 125.0, "4xTP1", "1xTP1", "2.0 req/s", 4, 1)
     return Observations(
         decisions=[grown, hot, given_back],
         gpu_seconds=3600.0,
@@ -40,12 +40,12 @@ def summarise(requests: list[Request], seen: Observations) -> Summary:
         requests,
         seen,
         stamp="simulated",
-        is_settling=TIMELINE.is_settling,
         step_up=TIMELINE.step_up,
         step_down=TIMELINE.step_down,
         heat=TIMELINE.heat,
         settle=TIMELINE.settle,
-        scaled_service="chat",
+        stepped="chat",
+        heated="docs",
     )
 
 
@@ -53,7 +53,7 @@ def test_a_good_run_holds_every_claim() -> None:
     summary = summarise(good_requests(), good_observations())
     assert [claim.name for claim in summary.claims if not claim.held] == []
     assert summary.held
-    assert summary.as_json()["sent"] == 390
+    assert summary.as_json()["sent"] == 300
     assert summary.as_json()["gpuHours"] == 1.0
 
 
@@ -85,7 +85,7 @@ def test_two_growths_after_the_step_are_not_one_jump() -> None:
 
 
 def test_a_lost_request_fails_the_run() -> None:
-    requests = [*good_requests(), Request("chat", 1.0, answered=False, lost=True, within_slo=False)]
+    requests = [*good_requests(), Request("chat", 1.0, answered=False, lost=True, within_slo=False, settling=True)]
     summary = summarise(requests, good_observations())
     assert summary.lost == 1
     assert not summary.held
@@ -97,7 +97,11 @@ def test_no_requests_are_not_a_success() -> None:
 
 
 def test_only_requests_outside_steps_count_there() -> None:
-    late = [Request("chat", at, answered=True, lost=False, within_slo=False) for at in (20.0, 79.9, 120.0, 179.9)]
+    stepped, constant = Stream("a", "m", 2, 8, 1, 1, 1, 1, 1), Stream("b", "m", 5, 5, 1, 1, 1, 1, 1)
+    instants = (TIMELINE.step_up, TIMELINE.step_up + 59.9, TIMELINE.step_down, TIMELINE.step_down + 59.9)
+    assert all(TIMELINE.is_settling(stepped, at) and not TIMELINE.is_settling(constant, at) for at in instants)
+    assert not TIMELINE.is_settling(stepped, TIMELINE.step_up - 0.1)
+    late = [Request("chat", at, answered=True, lost=False, within_slo=False, settling=True) for at in instants]
     assert summarise([*good_requests(), *late], good_observations()).within_slo_outside_steps == 1.0
 
 

@@ -301,8 +301,11 @@ async def test_a_queue_is_measured_in_seconds() -> None:
     await collector.round()
     world.engines["a"] = page(finished=50, running=8, waiting=20)
     await world.pass_tick(collector)
-    assert collector.queue_seconds("team", "a") == pytest.approx(20 / (50 / 5))
-    world.engines["a"] = page(finished=100, running=8)
+    assert collector.queue_seconds("team", "a") == 0.0, "what waits in one reading only is a burst"
+    world.engines["a"] = page(finished=100, running=8, waiting=30)
+    await world.pass_tick(collector)
+    assert collector.queue_seconds("team", "a") == pytest.approx(20 / (100 / 10))
+    world.engines["a"] = page(finished=150, running=8)
     await world.pass_tick(collector)
     assert collector.queue_seconds("team", "a") == 0.0
 

@@ -51,6 +51,7 @@ class EngineTracker:
         self.known_since = known_since
         self.read_at: float | None = None  # when its numbers were true
         self._page = EnginePage()
+        self._waited: float | None = None  # waiting requests in the reading before
         self._first_at: float | None = None
         self._requests: tuple[float, float] | None = None  # finished, in flight
         self._histograms: dict[str, Histogram] = {}
@@ -61,6 +62,7 @@ class EngineTracker:
         at = now - reading.age_seconds
         if self.read_at is not None and at <= self.read_at:
             return None
+        self._waited = self._page.waiting
         self._page, self.read_at = reading.page, at
         self._first_at = at if self._first_at is None else self._first_at
         counted, arrived = self._count(reading.page, at)
@@ -71,7 +73,10 @@ class EngineTracker:
         page = self._page
         if page.running is None or page.waiting is None:
             return None
-        return QueueState(page.running, page.waiting, page.kv_usage, self._queue_seconds(page.waiting))
+        # What waits in one reading only is a burst; a queue that cannot move is there in the next one too. Believing it
+        # at once would make two moves of one step of the rate: the arrivals of its first seconds say nothing yet.
+        lasting = min(page.waiting, page.waiting if self._waited is None else self._waited)
+        return QueueState(page.running, page.waiting, page.kv_usage, self._queue_seconds(lasting))
 
     def _count(self, page: EnginePage, at: float) -> tuple[bool, float | None]:
         """(told, arrived). What an engine had when it restarted is lost, but no traffic."""
