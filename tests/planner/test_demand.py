@@ -35,13 +35,15 @@ def load(*parts, fresh=1.0, **more):
     [
         (((10, 1800),), 10, 300),  # at most five minutes count
         (((10, 60),), 10, 60),
-        (((10, 600), (60, 5)), 60, 5),  # one tick of a sixfold step is enough
-        (((10, 600), (60, 100)), 60, 100),
-        (((60, 600), (10, 40)), 10, 40),
-        (((10, 100), (60, 100), (10, 60)), 10, 60),  # both ends of a burst are found
+        (((10, 600), (60, 5)), 10, 300),  # the tick of a step may hold both rates: the next one is waited for
+        (((10, 600), (35, 5), (60, 5)), 60, 5),  # and then a whole tick of a sixfold step is enough
+        (((10, 600), (30, 5), (200, 5)), 200, 5),  # a rate that changes in every tick is followed at once
+        (((10, 600), (60, 100)), 60, 95),
+        (((60, 600), (10, 40)), 10, 35),
+        (((10, 100), (60, 100), (10, 60)), 10, 55),  # both ends of a burst are found
         (((10, 200), (11, 100)), 10 + 1 / 3, 300),  # too little to be believed
         (((0, 600),), 0, 300),
-        (((0, 600), (4, 10)), 4, 10),
+        (((0, 600), (4, 10)), 4, 5),
     ],
 )
 def test_the_window_begins_after_the_last_believed_change(parts, rate, seconds):
@@ -88,7 +90,8 @@ def test_a_falling_rate_is_not_forecast_to_fall_further():
 
 
 @pytest.mark.parametrize(
-    ("rate", "seconds", "eps"), [(10, 300, 3 * (10 / 300) ** 0.5 / 10), (1000, 300, 0.03), (0.1, 300, 0.25), (0, 300, 0.25)]
+    ("rate", "seconds", "eps"),
+    [(10, 300, 3 * (10 / 300) ** 0.5 / 10), (1000, 300, 0.03), (0.1, 300, 0.25), (0, 300, 0.25)],
 )
 def test_uncertainty_is_three_standard_errors_within_bounds(rate, seconds, eps):
     assert uncertainty(observed_demand(load((rate, seconds)), 90.0, 0)) == pytest.approx(eps)

@@ -179,6 +179,15 @@ class TargetEntry(Placed):
     replicas: Replicas = Field(description="Replicas decided.")
 
 
+class RememberedLengths(Shape):
+    """Observed request lengths that the plan rests on."""
+
+    input_tokens_mean: Tokens = Field(description="Mean length of the prompts, in tokens.")
+    input_tokens_p95: Tokens = Field(description="Length that 95 of 100 prompts stay within, in tokens.")
+    output_tokens_mean: Tokens = Field(description="Mean length of the answers, in tokens.")
+    output_tokens_p95: Tokens = Field(description="Length that 95 of 100 answers stay within, in tokens.")
+
+
 class MemoryStatus(Shape):
     """What decisions need after a restart of the operator. Losing it is safe: it never causes a scale-down."""
 
@@ -192,6 +201,9 @@ class MemoryStatus(Shape):
         None, description="Since when every plan found that another mix of configurations is worth its move."
     )
     traffic_seen: bool | None = Field(None, description="Requests have arrived once: spec.workload no longer counts.")
+    lengths: RememberedLengths | None = Field(
+        None, description="Request lengths planned for, kept until the observed ones are far from them."
+    )
 
 
 class ModelServiceStatus(Shape):

@@ -188,6 +188,7 @@ class Memory:
     startup_p90_seconds: float | None = None
     mix_wanted_since: float | None = None  # a cheaper mix has been worth its move in every plan since then
     traffic_seen: bool = False  # requests have arrived once: the declared workload no longer counts
+    lengths: LengthMix | None = None  # the observed mix last planned for, kept until the observed one is far from it
 
 
 @dataclass(frozen=True, slots=True)

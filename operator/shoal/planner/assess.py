@@ -11,7 +11,7 @@ from typing import Final
 from shoal.domain.configuration import Configuration, Placement
 from shoal.domain.plan import Demand, NearestFeasible, RejectedOption
 from shoal.domain.pool import Pool
-from shoal.domain.profile import LengthMix, Profile
+from shoal.domain.profile import Profile
 from shoal.domain.reasons import HoldReason, ProfileState
 from shoal.domain.service import Mode, Objective, Replica, ReplicaPhase, Service
 from shoal.domain.snapshot import Snapshot
@@ -20,13 +20,12 @@ from shoal.planner.demand import declared_demand, is_fresh, observed_demand
 from shoal.planner.estimate import DEFAULT_MAX_NUM_BATCHED_TOKENS, DEFAULT_MAX_NUM_SEQS
 from shoal.planner.frontier import Option, Survey, survey_pool
 from shoal.planner.ledger import Ledger
+from shoal.planner.lengths import lengths_for
 from shoal.planner.rollout import is_arrived
-from shoal.planner.rows import is_usable_mix
+from shoal.planner.rows import usable_facts
 from shoal.planner.sizing import Counts
 from shoal.planner.thermal import Fleet, derating_of, make_fleet
 
-LENGTH_GRID: Final = math.log(1.05)  # observed lengths are rounded to 5 %: their noise is not a new capacity
-USUAL_LENGTHS: Final = LengthMix(512.0, 128.0, 1024.0, 256.0)
 EFFORT: Final = 0.5  # share of saturation at which the best effort of an unreachable objective is planned
 LADDER: Final = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 SLOW_START: Final = 3.0  # a replica that takes so many usual start-ups is not on its way, but broken
@@ -106,7 +105,7 @@ def assess(service: Service, world: World) -> Assessment:
     slow = [option for survey in surveys for option in survey.too_slow]
     nearest = None
     if slow and not any(survey.options for survey in surveys):
-        nearest, relaxed = _relax(service, world, demand, slow)
+        nearest, relaxed = _relax(service, needs.objective, world, demand, slow)
         surveys = _survey(replace(needs, objective=relaxed), service, world, present, pools)
     fleets = _fleets(service, surveys)
     return Assessment(
@@ -185,15 +184,12 @@ def _is_starting(service: Service, now: float, startup: float) -> bool:
 
 
 def _needs(service: Service) -> Needs:
-    objective = service.objective
-    if service.mode is Mode.MANUAL:  # a person decides: latencies are predicted, and refuse nothing
-        objective = Objective(percentile=objective.percentile)
     return Needs(
         model=service.model,
-        facts=service.facts,
+        facts=usable_facts(service.facts),
         max_context_tokens=max(1, service.max_context_tokens),
-        objective=objective,
-        lengths=_lengths(service),
+        objective=_objective(service),
+        lengths=lengths_for(service.load.lengths, service.memory.lengths, service.workload.lengths),
         engine=service.engine,
         parallelism=service.parallelism,
         required=service.required_profile,
@@ -201,20 +197,14 @@ def _needs(service: Service) -> Needs:
     )
 
 
-def _lengths(service: Service) -> LengthMix:
-    observed, declared = service.load.lengths, service.workload.lengths
-    if observed is not None and is_usable_mix(observed):
-        return _rounded(observed)
-    return declared if is_usable_mix(declared) else USUAL_LENGTHS
-
-
-def _rounded(lengths: LengthMix) -> LengthMix:
-    def grid(value: float) -> float:
-        return math.exp(round(math.log(max(value, 1.0)) / LENGTH_GRID) * LENGTH_GRID)
-
-    return LengthMix(
-        grid(lengths.input_mean), grid(lengths.output_mean), grid(lengths.input_p95), grid(lengths.output_p95)
-    )
+def _objective(service: Service) -> Objective:
+    """The objective as it can be planned for. In mode Manual a person decides: no latency refuses."""
+    asked = service.objective
+    percentile = min(99, max(50, asked.percentile))
+    if service.mode is Mode.MANUAL:
+        return Objective(percentile)
+    ttft, itl = (None if bound is None or math.isnan(bound) else bound for bound in (asked.ttft_ms, asked.itl_ms))
+    return Objective(percentile, ttft, itl)
 
 
 def _survey(needs: Needs, service: Service, world: World, present: Counts, pools: Iterable[str]) -> list[Survey]:
@@ -289,7 +279,7 @@ def _derating(service: Service, fleets: Mapping[Placement, Fleet]) -> dict[str, 
 
 
 def _relax(
-    service: Service, world: World, demand: Demand | None, slow: Sequence[Option]
+    service: Service, asked: Objective, world: World, demand: Demand | None, slow: Sequence[Option]
 ) -> tuple[NearestFeasible, Objective]:
     """The smallest objective that would be met with what the pools have, and the one the best effort is planned for."""
     room = Ledger(world.pools.values()).room(
@@ -302,12 +292,12 @@ def _relax(
         share = next(
             (s for s in LADDER if s * option.overload_rate * option.rating.capacity.margin * most >= rate), LADDER[-1]
         )
-        excess = _excess(service.objective, _relaxed(service.objective, option, share))
+        excess = _excess(asked, _relaxed(asked, option, share))
         if best is None or excess < best[0]:
             best = (excess, option, share)
     assert best is not None  # called with at least one option
     _, option, share = best
-    asked, near = service.objective, _relaxed(service.objective, option, share)
+    near = _relaxed(asked, option, share)
     nearest = NearestFeasible(
         ttft_ms=near.ttft_ms if near.ttft_ms != asked.ttft_ms else None,
         itl_ms=near.itl_ms if near.itl_ms != asked.itl_ms else None,

@@ -29,6 +29,9 @@ RECENT_SECONDS: Final = 30.0  # incomplete ticks this young bound the rate from 
 FRESH: Final = 0.9  # share of engines and ticks that must be known before anything is taken away
 MOST_UNCERTAIN: Final = 0.25
 LEAST_UNCERTAIN: Final = 0.03  # a rate that wanders by this much for real is no reason to move either
+SHORTEST_TICK: Final = 0.1
+LONGEST_TICK: Final = 60.0
+USUAL_TICK: Final = 5.0
 _NORMAL_MAD: Final = 1.4826  # standard deviation of a normal distribution over its median absolute deviation
 
 Floats = NDArray[np.float64]
@@ -42,6 +45,7 @@ class Arrivals:
     seconds: float
     standard_error: float
     slope: float
+    changing: bool = False  # see present_window
 
 
 def uncertainty(demand: Demand) -> float:
@@ -70,7 +74,7 @@ def observed_demand(load: Load, startup_seconds: float, stuck_replicas: int) -> 
     Incomplete ticks are lower bounds: the law is applied to complete ones, and what arrived at least in the last ticks
     counts where it is more.
     """
-    tick_seconds = _positive(load.tick_seconds) or 5.0
+    tick_seconds = _tick_seconds(load)
     ticks = [tick if _is_count(tick.count) else Tick(0.0, complete=False) for tick in load.ticks]
     if not ticks:
         return None
@@ -89,13 +93,14 @@ def observed_demand(load: Load, startup_seconds: float, stuck_replicas: int) -> 
         window_seconds=arrivals.seconds,
         observed=True,
         stuck_replicas=stuck_replicas,
+        changing=arrivals.changing,
     )
     return replace(demand, forecast=rate_now(demand) + max(0.0, demand.slope) * max(0.0, startup_seconds))
 
 
 def is_fresh(load: Load) -> bool:
     """Whether enough is known to take something away: engines read lately, and ticks of the last minutes complete."""
-    recent = load.ticks[-int(WINDOW_SECONDS / (_positive(load.tick_seconds) or 5.0)) :]
+    recent = load.ticks[-int(WINDOW_SECONDS / _tick_seconds(load)) :]
     complete = sum(tick.complete and _is_count(tick.count) for tick in recent)
     return load.fresh_fraction >= FRESH and complete >= FRESH * len(recent)
 
@@ -103,8 +108,7 @@ def is_fresh(load: Load) -> bool:
 def estimate_arrivals(counts: Floats, tick_seconds: float) -> Arrivals:
     """The law of arrivals on counts per tick, oldest first (at least one)."""
     phi = dispersion(counts, tick_seconds)
-    start = window_start(counts, phi, int(WINDOW_SECONDS / tick_seconds))
-    window = counts[start:]
+    window, changing = present_window(counts, phi, int(WINDOW_SECONDS / tick_seconds))
     seconds = len(window) * tick_seconds
     rate = float(window.sum()) / seconds
     return Arrivals(
@@ -112,7 +116,25 @@ def estimate_arrivals(counts: Floats, tick_seconds: float) -> Arrivals:
         seconds=seconds,
         standard_error=math.sqrt(phi * rate / seconds),
         slope=_believed_slope(window, phi, tick_seconds),
+        changing=changing,
     )
+
+
+def present_window(counts: Floats, phi: float, longest: int) -> tuple[Floats, bool]:
+    """The ticks in which the present rate ruled, and whether it is just changing.
+
+    The tick of a change holds both rates: its count would make two moves of one step. So a change first seen in the
+    last tick waits for the next one (unless the tick before was a change too: a rate that rises in every tick is
+    followed), and the tick of the change itself is left out.
+    """
+    start = window_start(counts, phi, longest)
+    last = len(counts) - 1
+    if start <= max(0, len(counts) - longest):
+        return counts[start:], False
+    if start < last:
+        return counts[start + 1 :], False
+    before = window_start(counts[:-1], phi, longest)
+    return (counts[start:], False) if before == last - 1 else (counts[before:-1], True)
 
 
 def dispersion(counts: Floats, tick_seconds: float) -> float:
@@ -182,6 +204,11 @@ def _lower_bound(ticks: Sequence[Tick], tick_seconds: float) -> Arrivals | None:
     seconds = len(recent) * tick_seconds
     rate = sum(tick.count for tick in recent) / seconds
     return Arrivals(rate, seconds, math.sqrt(rate / seconds), 0.0)
+
+
+def _tick_seconds(load: Load) -> float:
+    """Length of a tick; what no planning interval can be is taken for the usual one."""
+    return load.tick_seconds if SHORTEST_TICK <= load.tick_seconds <= LONGEST_TICK else USUAL_TICK
 
 
 def _is_count(value: float) -> bool:

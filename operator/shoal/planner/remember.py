@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from shoal.domain.plan import Decision, Hold, Plan
+from shoal.domain.profile import LengthMix
 from shoal.domain.service import Memory, PlacedReplicas, Service
+from shoal.planner.lengths import lengths_for
 
 
 def remember(service: Service, decision: Decision, at: float) -> Memory:
@@ -15,7 +17,12 @@ def remember(service: Service, decision: Decision, at: float) -> Memory:
     """
     memory = service.memory
     seen = memory.traffic_seen or any(tick.count > 0 for tick in service.load.ticks)
-    memory = replace(memory, traffic_seen=seen, mix_wanted_since=decision.explanation.mix_wanted_since)
+    memory = replace(
+        memory,
+        traffic_seen=seen,
+        mix_wanted_since=decision.explanation.mix_wanted_since,
+        lengths=_lengths(service),
+    )
     if isinstance(decision, Hold) or not decision.moved:
         return memory if memory.target is not None else replace(memory, target=_target(decision.plan))
     target = _target(decision.plan)
@@ -23,6 +30,11 @@ def remember(service: Service, decision: Decision, at: float) -> Memory:
     if memory.target is not None and placements != {placed.placement for placed in target}:
         memory = replace(memory, last_mix_change_at=at)
     return replace(memory, target=target, last_move_at=at)
+
+
+def _lengths(service: Service) -> LengthMix | None:
+    observed, planned = service.load.lengths, service.memory.lengths
+    return planned if observed is None else lengths_for(observed, planned, service.workload.lengths)
 
 
 def _target(plan: Plan) -> tuple[PlacedReplicas, ...]:

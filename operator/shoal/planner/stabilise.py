@@ -4,6 +4,7 @@ Written for one placement: n replicas of capacity C; `lam` the observed rate, `s
 forecast.
 
     eps = 3*se/lam, between 0.03 and 0.25     h = (1 - eps)/(1 + eps)
+    wait    one tick when the rate is just changing: half a tick of a step is not its size
     grow    when stuck, or fut - se > n*C:  to max(ceil(fut/C), ceil((1 + eps)*n) if n >= 10), at once
     shrink  when nothing is stuck or starting, there is no upward trend, the present rate has lasted and the last move
             lies back for the shrink window, and everything is fresh:  to max(min, ceil(lam/(h*C)))
@@ -149,7 +150,7 @@ def _is_enough(situation: Situation, counts: Mapping[Placement, int]) -> bool:
 
 def _grow(situation: Situation, base: Counts) -> Counts:
     """The law's growth, and the floor. Stale inputs grow from what is known, without a trend."""
-    demand = situation.demand
+    demand = None if situation.demand is not None and situation.demand.changing else situation.demand
     carried = total_rate(base, situation.fleets)
     if demand is None or carried >= needed_rate(demand) * ENOUGH:
         wanted = _beside_stuck(situation, base) if demand and demand.stuck_replicas else 0.0
@@ -195,7 +196,7 @@ def _not_smaller(situation: Situation, base: Counts) -> Counts:
 def _settle(situation: Situation, choice: Choice) -> Choice:
     """Everything is known and nothing had to change: give back what is not needed, or move to a cheaper mix."""
     demand = situation.demand
-    if demand is None or demand.stuck_replicas or situation.starting or demand.slope > 0:
+    if demand is None or demand.changing or demand.stuck_replicas or situation.starting or demand.slope > 0:
         return choice
     smaller = _shrunk(situation, demand, choice)
     if smaller is not None:

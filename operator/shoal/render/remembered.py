@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from shoal.domain.configuration import Configuration, Placement
+from shoal.domain.profile import LengthMix
 from shoal.domain.service import Memory, PlacedReplicas
 from shoal.render.times import format_time, parse_time
 
@@ -15,6 +16,13 @@ _INSTANTS: Final = {
     "last_move_at": "lastMoveAt",
     "last_mix_change_at": "lastMixChangeAt",
     "mix_wanted_since": "mixWantedSince",
+}
+
+_LENGTHS: Final = {
+    "input_mean": "inputTokensMean",
+    "input_p95": "inputTokensP95",
+    "output_mean": "outputTokensMean",
+    "output_p95": "outputTokensP95",
 }
 
 
@@ -32,6 +40,8 @@ def dump_memory(memory: Memory) -> dict[str, Any]:
         result["startupSecondsP90"] = round(min(memory.startup_p90_seconds, _DAY), 1)
     if memory.traffic_seen:
         result["trafficSeen"] = True
+    if memory.lengths is not None:
+        result["lengths"] = {name: round(getattr(memory.lengths, field), 1) for field, name in _LENGTHS.items()}
     return result
 
 
@@ -45,6 +55,7 @@ def memory_of(status: Mapping[str, Any] | None) -> Memory:
         target=_target(found.get("target")),
         startup_p90_seconds=float(startup) if isinstance(startup, int | float) and startup >= 0 else None,
         traffic_seen=found.get("trafficSeen") is True,
+        lengths=_lengths(found.get("lengths")),
         **{field: _instant(found.get(name)) for field, name in _INSTANTS.items()},
     )
 
@@ -85,6 +96,13 @@ def _target(found: Any) -> tuple[PlacedReplicas, ...] | None:
             )
             for entry in found
         )
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _lengths(found: Any) -> LengthMix | None:
+    try:
+        return LengthMix(**{field: float(found[name]) for field, name in _LENGTHS.items()})
     except (KeyError, TypeError, ValueError):
         return None
 
