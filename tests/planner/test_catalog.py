@@ -37,7 +37,8 @@ def test_known_models(name, billions, weights, kv, context):
 
 
 @pytest.mark.parametrize(
-    ("name", "count"), [("acme/frog-7B", 7e9), ("acme/frog-350m-v2", 350e6), ("acme/Frog-0.5b", 0.5e9), ("acme/8x7b", 56e9)]
+    ("name", "count"),
+    [("acme/frog-7B", 7e9), ("acme/frog-350m-v2", 350e6), ("acme/Frog-0.5b", 0.5e9), ("acme/8x7b", 56e9)],
 )
 def test_the_size_stands_in_the_name(name, count):
     facts = model_facts(name)
@@ -55,7 +56,9 @@ def test_a_given_size_counts_before_the_catalogue():
     assert model_facts("Qwen/Qwen2.5-7B", 1e9).parameters == 1e9
 
 
-@pytest.mark.parametrize("known", ["facebook/opt-125m", "facebook/opt-13b", "meta-llama/Llama-2-7b", "facebook/opt-1.3b"])
+@pytest.mark.parametrize(
+    "known", ["facebook/opt-125m", "facebook/opt-13b", "meta-llama/Llama-2-7b", "facebook/opt-1.3b"]
+)
 def test_an_unknown_model_is_given_no_less_kv_cache_than_one_without_grouped_heads(known):
     facts = model_facts(known)
     assert model_facts("acme/frog", facts.parameters).kv_bytes_per_token >= 0.98 * facts.kv_bytes_per_token

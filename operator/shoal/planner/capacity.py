@@ -6,7 +6,7 @@ Order of trust: measured knee, then the step model; each with one margin, which 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final
 
@@ -23,7 +23,7 @@ MARGIN_ESTIMATED: Final = 0.5
 FAR: Final = 0.25  # log-distance of length mixes from which a measured knee counts as modelled
 SAME: Final = 0.03  # below this distance a mix is the row's own
 LOOSE_TTFT_MS: Final = 250.0  # from here on a TTFT objective is in effect a limit of throughput
-LEAST_USE: Final = 0.05  # an objective met only below this share of saturation is out of reach
+LEAST_USE: Final = 0.02  # an objective met only below this share of saturation is out of reach
 OVERLOADED: Final = 0.97  # points above this share of saturation show the queue, not the engine
 _RESAMPLED: Final = (0.2, 0.4, 0.6, 0.75, 0.85, KNEE)  # shares of saturation at which a slowed engine is looked at
 CLOCK_GRID: Final = 20  # clock ratios are rounded to twentieths: a flapping clock is not a new plan each time
@@ -66,6 +66,8 @@ def clock_ratio(clock_mhz: float | None, profile_clock_mhz: float | None) -> flo
 @lru_cache(maxsize=16384)
 def rate_row(basis: Basis, ratio: float = 1.0) -> Rating | None:
     """What one engine carries at a share of its clock; None when the row says nothing that can be used."""
+    if distance(basis.row.lengths, basis.lengths) <= SAME:
+        basis = replace(basis, lengths=basis.row.lengths)
     curve = _engine_curve(basis, ratio)
     if curve is None:
         return None
@@ -116,9 +118,8 @@ def _margin(basis: Basis, curve: Curve) -> float:
     ttft = basis.objective.ttft_ms
     if ttft is not None and ttft < LOOSE_TTFT_MS and not curve.ttft.known:
         return MARGIN_ESTIMATED
-    far = distance(row.lengths, basis.lengths)
-    nearness = 0.0 if far <= SAME else min(1.0, far / FAR)
-    return MARGIN_MEASURED - (MARGIN_MEASURED - MARGIN_MODELLED) * nearness
+    far = min(1.0, distance(row.lengths, basis.lengths) / FAR)
+    return MARGIN_MEASURED - (MARGIN_MEASURED - MARGIN_MODELLED) * far
 
 
 def _engine_curve(basis: Basis, ratio: float) -> Curve | None:
@@ -129,7 +130,7 @@ def _engine_curve(basis: Basis, ratio: float) -> Curve | None:
     own = measured_curve(row, basis.objective.percentile)
     if row.steps is None:
         return _scaled_by_size(own, basis, ratio)
-    if distance(row.lengths, basis.lengths) > SAME:
+    if row.lengths != basis.lengths:
         there = _modelled(basis, row.lengths, row.kv_cache_tokens, 1.0)
         here = _modelled(basis, basis.lengths, row.kv_cache_tokens, 1.0)
         if there is None or here is None:

@@ -7,6 +7,7 @@ go to the older service. Steps are taken in the same order from the GPUs that no
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from itertools import groupby
 
@@ -21,7 +22,7 @@ from shoal.planner.demand import rate_now
 from shoal.planner.ledger import Ledger, Room, Use
 from shoal.planner.manual import choose_manually
 from shoal.planner.rollout import Rollout, next_steps, peak_uses, standing_still
-from shoal.planner.sizing import Counts, size, trim
+from shoal.planner.sizing import Counts, size, total_gpus, trim
 from shoal.planner.stabilise import Change, Choice, Situation, choose_target
 
 
@@ -34,14 +35,16 @@ def decide(snapshot: Snapshot) -> PlanSet:
     decisions: dict[ServiceKey, Decision] = {}
     for assessment in assessments:
         key = assessment.service.key
-        outcome = Outcome(assessment, choices[key], rooms[key], rollouts[key], _higher(assessment, assessments))
+        outcome = Outcome(
+            assessment, choices[key], rooms[key], rollouts[key], _contested(assessment, assessments, choices)
+        )
         decisions[key] = make_decision(outcome, world.pools)
     return PlanSet(at=snapshot.now, decisions=decisions)
 
 
 def _choose_all(assessments: list[Assessment], world: World) -> tuple[dict[ServiceKey, Choice], dict[ServiceKey, Room]]:
     """Targets of all services, and the room each one had."""
-    ledger = Ledger(world.pools.values())
+    ledger = Ledger(world.pools.values(), _held(assessments))
     choices: dict[ServiceKey, Choice] = {}
     rooms: dict[ServiceKey, Room] = {}
     _reserve_frozen_and_floors(assessments, ledger)
@@ -51,7 +54,7 @@ def _choose_all(assessments: list[Assessment], world: World) -> tuple[dict[Servi
         equals = list(same)
         for assessment in equals:
             if not _keeps_still(assessment):
-                _reserve(ledger, assessment, _within(ledger, assessment, assessment.present))
+                _reserve_present(ledger, assessment)
         for assessment in equals:
             key = assessment.service.key
             rooms[key] = _room(ledger, assessment)
@@ -69,7 +72,7 @@ def _reserve_frozen_and_floors(assessments: Iterable[Assessment], ledger: Ledger
         if _keeps_still(assessment):
             ledger.reserve(assessment.service.key, peak_uses(assessment.service.running))
         elif assessment.demand is None or not assessment.fresh:
-            _reserve(ledger, assessment, _within(ledger, assessment, assessment.present))
+            _reserve_present(ledger, assessment)
     for assessment in assessments:
         if not _keeps_still(assessment) and not ledger.held(assessment.service.key):
             _reserve(ledger, assessment, _floor(ledger, assessment))
@@ -92,9 +95,20 @@ def _floor(ledger: Ledger, assessment: Assessment) -> Counts:
     return counts
 
 
-def _within(ledger: Ledger, assessment: Assessment, counts: Mapping[Placement, int]) -> Counts:
-    usable = {p: n for p, n in counts.items() if p in assessment.fleets}
-    return trim(assessment.fleets, usable, _room(ledger, assessment))
+def _reserve_present(ledger: Ledger, assessment: Assessment) -> None:
+    """What the service has already, as far as it still fits; less than its floor does not count."""
+    usable = {p: n for p, n in assessment.present.items() if p in assessment.fleets}
+    counts = trim(assessment.fleets, usable, _room(ledger, assessment))
+    if total_gpus(counts) >= ledger.held(assessment.service.key):
+        _reserve(ledger, assessment, counts)
+
+
+def _held(assessments: Iterable[Assessment]) -> dict[tuple[ServiceKey, str], int]:
+    held: Counter[tuple[ServiceKey, str]] = Counter()
+    for assessment in assessments:
+        for variant in assessment.service.running:
+            held[assessment.service.key, variant.placement.pool] += variant.gpus_held
+    return held
 
 
 def _room(ledger: Ledger, assessment: Assessment) -> Room:
@@ -214,8 +228,13 @@ def _excess(ledger: Ledger, assessment: Assessment, world: World) -> int:
     return max(over)
 
 
-def _higher(assessment: Assessment, assessments: Iterable[Assessment]) -> frozenset[str]:
+def _contested(
+    assessment: Assessment, assessments: Iterable[Assessment], choices: Mapping[ServiceKey, Choice]
+) -> frozenset[str]:
     """Pools in which services of higher priority have a part."""
     return frozenset(
-        placement.pool for other in assessments if other.priority > assessment.priority for placement in other.present
+        placement.pool
+        for other in assessments
+        if other.priority > assessment.priority
+        for placement in choices[other.service.key].counts
     )

@@ -73,7 +73,7 @@ def explain_shortage(
     """What binds, who holds what, what is served nevertheless, and what would help."""
     demand = assessment.demand
     rate = demand.forecast if demand else 0.0
-    serving = f"Serving {min(carried, rate):.3g} of {rate:.3g} req/s."
+    serving = f"Serving {min(carried, rate):.3g} of {rate:.3g} req/s within the objective."
     if assessment.nearest is not None:
         return f"{explain_latency(assessment, assessment.nearest)} {serving}"
     if binding is Binding.LIMIT:

@@ -18,7 +18,7 @@ from shoal.planner.datasheets import find_datasheet
 from shoal.planner.estimate import DEFAULT_MAX_NUM_BATCHED_TOKENS, DEFAULT_MAX_NUM_SEQS, estimate_row
 from shoal.planner.ledger import node_size
 from shoal.planner.memory import kv_tokens
-from shoal.planner.rows import RowChoice, choose_rows
+from shoal.planner.rows import RowChoice, choose_rows, usable_facts
 
 TENSOR: Final = (1, 2, 4, 8)
 SHARED: Final = (2, 4)
@@ -161,7 +161,7 @@ def _candidates(needs: Needs, pool: Pool, island: int, chosen: dict[Configuratio
     configurations |= {c for c in needs.kept if c.accelerator == pool.accelerator}
     for configuration in sorted(configurations):
         choice = chosen.get(configuration)
-        facts = needs.facts or (choice.profile.facts if choice else _any_facts(chosen))
+        facts = needs.facts or (usable_facts(choice.profile.facts) if choice else _any_facts(chosen))
         candidates.append(Candidate(needs, pool, island, configuration, choice, facts))
     smallest = min(
         (c.configuration.tensor_parallel for c in candidates if _unshared(c) and is_possible(c)), default=None
@@ -184,7 +184,8 @@ def _unshared(candidate: Candidate) -> bool:
 
 
 def _any_facts(chosen: dict[Configuration, RowChoice]) -> ModelFacts | None:
-    return next((choice.profile.facts for choice in chosen.values()), None)
+    known = (usable_facts(choice.profile.facts) for choice in chosen.values())
+    return next((facts for facts in known if facts), None)
 
 
 def _make_option(candidate: Candidate) -> Option | None:

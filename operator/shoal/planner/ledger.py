@@ -107,8 +107,10 @@ class _PoolBook:
 class Ledger:
     """Who holds what. Built anew in every decision; reserving again replaces what a service had."""
 
-    def __init__(self, pools: Iterable[Pool]) -> None:
+    def __init__(self, pools: Iterable[Pool], held: Mapping[tuple[ServiceKey, str], int] | None = None) -> None:
+        """`held`: GPUs that services have now, by pool; in an unreadable pool they keep these and get no more."""
         self._books = {pool.name: self._open(pool) for pool in pools}
+        self._held = dict(held or {})
         self._uses: dict[ServiceKey, Counter[Use]] = {}
 
     @staticmethod
@@ -146,22 +148,18 @@ class Ledger:
         if not beside_own:
             self._book(key, own, -1)
         bound = UNBOUNDED if limit is None else limit - (self.held(key) if beside_own else 0)
-        rooms = {
-            name: self._pool_room(self._books[name], key.namespace, own, beside_own)
-            for name in pools
-            if name in self._books
-        }
+        rooms = {name: self._pool_room(self._books[name], key, beside_own) for name in pools if name in self._books}
         if not beside_own:
             self._book(key, own, +1)
         return Room(rooms, max(0, bound))
 
-    def _pool_room(self, book: _PoolBook, namespace: str, own: Mapping[Use, int], beside_own: bool) -> PoolRoom:
+    def _pool_room(self, book: _PoolBook, key: ServiceKey, beside_own: bool) -> PoolRoom:
         pool = book.pool
-        quota = _quota(pool, namespace)
-        quota_left = UNBOUNDED if quota is None else quota - book.by_namespace[namespace]
+        quota = _quota(pool, key.namespace)
+        quota_left = UNBOUNDED if quota is None else quota - book.by_namespace[key.namespace]
         limit_left = UNBOUNDED if pool.max_gpus is None else pool.max_gpus - book.used
-        if pool.stock is None:  # unreadable is not empty: what a service holds it may keep
-            kept = 0 if beside_own else sum(u.gpus * n for u, n in own.items() if u.pool == pool.name)
+        if pool.stock is None:  # unreadable is not empty
+            kept = 0 if beside_own else self._held.get((key, pool.name), 0)
             return PoolRoom(kept, limit_left, quota_left, (UNBOUNDED,) * 4)
         floating = groups_taken(book.floating)
         one, two, four, eight = (max(0, free - busy) for free, busy in zip(book.groups, floating, strict=True))

@@ -120,11 +120,13 @@ def next_steps(
     """
     parts = _parts(running, target, fleets)
     blocked = _start_new(parts, room)
-    _give_up_old(parts, target, fleets)
+    _give_up_old(parts, target, fleets, least)
     if blocked:
         blocked = not _swap(parts, room, load, least)
     _give_up_excess(parts, excess_gpus)
-    steps = [_step(part, fleets) for part in parts if part.desired or part.live]
+    steps = [
+        _step(part, fleets) for part in parts if part.desired or part.live or (part.variant and part.variant.desired)
+    ]
     return Rollout(tuple(steps), blocked)
 
 
@@ -188,23 +190,25 @@ def _start_new(parts: Sequence[_Part], room: Room) -> bool:
     return lacking and not on_the_way
 
 
-def _give_up_old(parts: Sequence[_Part], target: Mapping[Placement, int], fleets: Fleets) -> None:
-    """Take away what the target does not want, as far as what serves then carries what the target carries.
+def _give_up_old(parts: Sequence[_Part], target: Mapping[Placement, int], fleets: Fleets, least: int) -> None:
+    """Take away what the target does not want, as far as what then serves carries what the target does, and the floor.
 
     Replicas that could not be placed, and those beyond the target's number that do not serve yet, go at once: they
     hold nothing up.
     """
     complete = all(part.serving >= part.wanted for part in parts)
     aim = sum(fleets[p].rate(n) for p, n in target.items() if p in fleets)
-    serving = sum(part.rate for part in parts)
+    rate, serving = sum(part.rate for part in parts), sum(part.serving for part in parts)
     for part in sorted(parts, key=lambda p: (p.wanted > 0, p.placement, p.variant.name if p.variant else "")):
         while part.desired > part.wanted:
             loss = part.loss
             idle = loss == 0.0 and (part.wanted > 0 or part.unbound > 0)
-            if not (complete or idle or serving - loss >= aim * (1 - 1e-9)):
+            spare = serving > least and rate - loss >= aim * (1 - 1e-9)
+            if not (complete or idle or spare):
                 break
             part.give_up()
-            serving -= loss
+            rate -= loss
+            serving -= loss > 0.0
 
 
 def _swap(parts: Sequence[_Part], room: Room, load: float, least: int) -> bool:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 from shoal.domain.configuration import Configuration
-from shoal.domain.profile import LengthMix, Profile, ProfileRow, Quantiles, RatePoint, Source, StepModel
+from shoal.domain.profile import LengthMix, ModelFacts, Profile, ProfileRow, Quantiles, RatePoint, Source, StepModel
 from shoal.domain.reasons import ProfileState
 from shoal.domain.service import EngineFacts, RequiredProfile
 from shoal.planner.capacity import distance
@@ -69,6 +69,14 @@ def profiles_rank(profile: Profile, profiles: tuple[Profile, ...]) -> int:
 def usable_rows(profile: Profile) -> list[ProfileRow]:
     """Rows whose numbers can be used, cleaned: points with impossible values are dropped, the rest sorted."""
     return [row for row in (_clean(row) for row in profile.rows) if row is not None]
+
+
+def usable_facts(facts: ModelFacts | None) -> ModelFacts | None:
+    """The facts, if all their numbers are positive; else None: nothing is known."""
+    if facts is None:
+        return None
+    numbers = (facts.parameters, facts.weights_bytes, facts.kv_bytes_per_token)
+    return facts if all(_is_positive(number) for number in numbers) else None
 
 
 def is_usable_mix(lengths: LengthMix) -> bool:

@@ -1,0 +1,355 @@
+"""When the target moves: the law, its truth table, and its bound."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from planner_world import (
+    L40S,
+    MIX,
+    NOW,
+    Fleet,
+    decide_one,
+    make_load,
+    make_pool,
+    make_profile,
+    make_replica,
+    make_row,
+    make_service,
+    make_variant,
+    place,
+    shape,
+    snapshot,
+)
+
+from shoal.domain.plan import Demand, Hold, Scale
+from shoal.domain.reasons import HoldReason, Rejection
+from shoal.domain.service import Limits, Load, Memory, Objective, PlacedReplicas, ReplicaPhase, Tick
+from shoal.planner.assess import assess, make_world
+from shoal.planner.decide import decide
+from shoal.planner.ledger import UNBOUNDED, PoolRoom, Room
+from shoal.planner.sizing import size
+from shoal.planner.stabilise import Change, Situation, choose_target
+from shoal.planner.thermal import Fleet as Rates
+
+C = 9.0  # requests per second of one replica
+PROFILE = make_profile([make_row(C / 0.9)])
+POOL = make_pool(gpus=400)
+OPEN = Room({"h100": PoolRoom(UNBOUNDED, groups=(UNBOUNDED,) * 4)})
+
+
+def memory_of(count, last_move=NOW - 600, **more):
+    return Memory((PlacedReplicas(place(), count),), last_move_at=last_move, traffic_seen=True, **more)
+
+
+def running_with(count, rate, **more):
+    service = make_service(
+        running=(make_variant(place(), count),),
+        load=make_load(rate),
+        memory=memory_of(count),
+        objective=Objective(95, 500),
+    )
+    return replace(service, **more)
+
+
+def replicas(service, **brakes):
+    return decide_one(service, [POOL], [PROFILE], **brakes).plan.replicas
+
+
+def stuck(count):
+    """So many replicas, the first of them with a queue longer than the TTFT objective."""
+    variant = make_variant(place(), count)
+    first = replace(variant.replicas[0], queue_seconds=2.0)
+    return (replace(variant, replicas=(first, *variant.replicas[1:])),)
+
+
+class TestTruthTable:
+    """One row per line of the law, capacity 9 each, from n replicas."""
+
+    @pytest.mark.parametrize(
+        ("what", "n", "change", "after"),
+        [
+            ("demand met", 4, {"load": make_load(34)}, 4),
+            ("forecast above capacity, but within its error", 4, {"load": make_load(36.2)}, 4),
+            ("forecast above capacity: at once to what carries it", 4, {"load": make_load(80)}, 9),
+            ("many replicas grow at least by the uncertainty", 20, {"load": make_load(181)}, 21),
+            ("a lower rate that has lasted", 4, {"load": make_load(16)}, 2),
+            ("a lower rate, but too little lower for its uncertainty", 4, {"load": make_load(26.5)}, 4),
+            ("a lower rate that has not lasted", 4, {"load": make_load(16, ticks=20)}, 4),
+            ("a move lately", 4, {"load": make_load(16), "memory": memory_of(4, NOW - 100)}, 4),
+            ("no traffic at all, floor of one", 4, {"load": make_load(0)}, 1),
+            ("no traffic at all, floor of three", 4, {"load": make_load(0), "limits": Limits(3)}, 3),
+            ("a stuck replica: newcomers alone carry the rate", 2, {"load": make_load(16), "running": stuck(2)}, 3),
+            ("a stuck replica keeps others from being taken away", 4, {"load": make_load(2), "running": stuck(4)}, 4),
+        ],
+    )
+    def test_law(self, what, n, change, after):
+        assert replicas(running_with(n, 10, **change)) == after, what
+
+    @pytest.mark.parametrize(
+        ("phase", "age", "after"),
+        [
+            (ReplicaPhase.STARTING, 10, 4),  # on its way: wait
+            (ReplicaPhase.STARTING, 10_000, 2),  # broken: does not hold the others up
+            (ReplicaPhase.PENDING, 10, 2),  # has no GPU: does not hold the others up
+        ],
+    )
+    def test_what_is_on_its_way_holds_up_a_shrink(self, phase, age, after):
+        variant = make_variant(place(), 3)
+        variant = replace(variant, desired=4, replicas=(*variant.replicas, make_replica("new", phase, NOW - age)))
+        assert replicas(running_with(4, 16, running=(variant,))) == after
+
+    def test_the_shrink_window_is_a_setting(self):
+        young = running_with(4, 13, load=make_load(13, ticks=8), memory=memory_of(4, NOW - 31))
+        assert replicas(young) == 4
+        assert replicas(young, shrink_after_seconds=30.0) == 2
+        assert replicas(running_with(4, 16, memory=memory_of(4, NOW - 2000)), shrink_after_seconds=900.0) == 2
+
+    def test_a_ramp_grows_for_the_moment_a_replica_would_be_ready(self):
+        ramp = Load(tuple(Tick(150.0 + 0.5 * i) for i in range(60)), 5.0, 1.0, MIX)
+        slow = running_with(4, 0, load=ramp)
+        assert replicas(replace(slow, memory=memory_of(4, startup_p90_seconds=1.0))) == 4
+        assert replicas(replace(slow, memory=memory_of(4, startup_p90_seconds=200.0))) == 5
+
+    def test_an_objective_every_request_misses_does_not_grow_for_ever(self):
+        service = running_with(2, 5, running=stuck(2))
+        for _ in range(5):
+            count = replicas(service)
+            all_stuck = [replace(r, queue_seconds=9.0) for r in make_variant(place(), count).replicas]
+            variant = replace(make_variant(place(), count), replicas=tuple(all_stuck))
+            service = replace(service, running=(variant,), memory=memory_of(count))
+        assert count <= 2
+
+
+class TestMissing:
+    """A missing observation is never zero."""
+
+    @pytest.mark.parametrize(
+        "load",
+        [
+            Load(),
+            replace(make_load(1), fresh_fraction=0.5),
+            replace(make_load(1), fresh_fraction=float("nan")),
+            Load((Tick(0.0, complete=False),) * 60, 5.0, 1.0, MIX),
+            Load((Tick(5.0),) * 40 + (Tick(0.0, complete=False),) * 20, 5.0, 1.0, MIX),
+        ],
+    )
+    def test_nothing_is_taken_away(self, load):
+        decision = decide_one(running_with(4, 0, load=load), [POOL], [PROFILE])
+        assert isinstance(decision, Hold)
+        assert decision.reason is HoldReason.METRICS_STALE
+        assert decision.plan.replicas == sum(step.replicas for step in decision.steps) == 4
+
+    def test_growth_uses_what_arrived_at_least(self):
+        load = Load((Tick(50.0),) * 54 + (Tick(400.0, complete=False),) * 6, 5.0, 0.5, MIX)
+        assert replicas(running_with(4, 0, load=load)) == 9
+
+    def test_a_lost_memory_keeps_what_runs(self):
+        service = running_with(4, 0, load=Load(), memory=Memory())
+        decision = decide_one(service, [POOL], [PROFILE])
+        assert isinstance(decision, Hold)
+        assert decision.plan.replicas == 4
+
+    def test_a_restart_waits_for_a_full_window_before_it_takes_away(self):
+        lost = running_with(4, 16, memory=Memory())
+        assert replicas(replace(lost, load=make_load(13, ticks=23))) == 4
+        assert replicas(replace(lost, load=make_load(13, ticks=24))) == 2
+
+    def test_the_declared_workload_counts_until_traffic_was_seen(self):
+        quiet = make_load(0)
+        never = running_with(4, 0, load=quiet, memory=replace(memory_of(4), traffic_seen=False))
+        assert replicas(replace(never, workload=replace(never.workload, rate=36.0))) == 4
+        assert replicas(replace(never, workload=replace(never.workload, rate=50.0))) == 6
+        assert replicas(replace(never, workload=replace(never.workload, rate=50.0), memory=memory_of(4))) == 1
+
+
+def test_an_estimate_adds_but_never_takes_away():
+    service = running_with(4, 0, load=make_load(1))
+    decision = decide_one(service, [POOL])
+    assert decision.plan.replicas == 4
+    assert "taken away" in decision.explanation.message
+    assert decide_one(replace(service, load=make_load(300)), [POOL]).plan.replicas > 4
+
+
+class TestMix:
+    """A cheaper mix comes only when it is worth its move, in three successive plans, with none in flight."""
+
+    pools = (make_pool(), make_pool("l40s", L40S, price=1.0, memory=48))
+    profiles = (PROFILE, make_profile([make_row(5)], L40S, name="q"))
+
+    def decide(self, since=None, cheap=1.0, **more):
+        memory = replace(memory_of(2), mix_wanted_since=since)
+        service = replace(running_with(2, 16, memory=memory, pools=("h100", "l40s")), **more)
+        pools = (self.pools[0], replace(self.pools[1], price_per_gpu_hour=cheap))
+        return decide_one(service, pools, self.profiles)
+
+    def test_wanted_first(self):
+        decision = self.decide()
+        assert shape(decision) == {("h100", 1, 1): 2}
+        assert decision.explanation.mix_wanted_since == NOW
+        assert Rejection.MOVE_NOT_WORTH_IT in {r.reason for r in decision.explanation.rejected}
+
+    def test_moved_in_the_third_plan(self):
+        assert shape(self.decide(since=NOW - 5)) == {("h100", 1, 1): 2}
+        assert shape(self.decide(since=NOW - 10)) == {("l40s", 1, 1): 4}
+
+    def test_not_when_the_saving_is_small(self):
+        decision = self.decide(since=NOW - 10, cheap=1.45)
+        assert shape(decision) == {("h100", 1, 1): 2}
+        assert decision.explanation.mix_wanted_since is None
+
+    @pytest.mark.parametrize(
+        "more",
+        [
+            {"load": replace(make_load(16), fresh_fraction=0.5)},
+            {"running": (make_variant(place(), 2, desired=1),)},
+            {"running": stuck(2)},
+        ],
+    )
+    def test_not_while_blind_moving_or_stuck(self, more):
+        assert ("l40s", 1, 1) not in shape(self.decide(since=NOW - 10, **more))
+
+    def test_a_move_in_flight_is_named(self):
+        moving = (make_variant(place(), 2), make_variant(place("l40s", L40S), 1, "w"))
+        decision = self.decide(since=NOW - 10, running=moving)
+        assert decision.reason is HoldReason.MOVE_IN_FLIGHT
+
+    def test_not_twice_within_ten_minutes(self):
+        memory = replace(memory_of(2), mix_wanted_since=NOW - 10, last_mix_change_at=NOW - 300)
+        assert shape(self.decide(memory=memory)) == {("h100", 1, 1): 2}
+
+    def test_an_estimate_never_changes_type(self):
+        service = running_with(2, 16, memory=replace(memory_of(2), mix_wanted_since=NOW - 10), pools=("h100", "l40s"))
+        cheap = replace(self.pools[1], price_per_gpu_hour=0.01)
+        assert set(shape(decide_one(service, (self.pools[0], cheap), [PROFILE]))) == {("h100", 1, 1)}
+
+    def test_at_once_when_a_placement_may_no_longer_be_used(self):
+        decision = self.decide(pools=("l40s",))
+        assert shape(decision) == {("l40s", 1, 1): 4}
+
+
+class TestBrakes:
+    def test_a_pause_changes_nothing(self):
+        for service, brakes in (
+            (running_with(4, 90, paused=True), {}),
+            (running_with(4, 1), {"paused": True}),
+        ):
+            decision = decide_one(service, [POOL], [PROFILE], **brakes)
+            assert decision.reason is HoldReason.PAUSED
+            assert [(step.variant, step.replicas) for step in decision.steps] == [("v", 4)]
+
+    def test_the_limit_on_moves_holds_up_what_takes_away_and_not_what_grows(self):
+        moving = running_with(4, 34, running=(make_variant(place(), 3, "m", desired=3),))
+        moving = replace(moving, key=replace(moving.key, name="moving"))
+        shrinking = running_with(4, 16)
+        both = lambda second: decide(  # noqa: E731
+            snapshot([moving, second], [POOL], [PROFILE], max_concurrent_moves=1)
+        ).decisions[second.key]
+        held = both(shrinking)
+        assert held.reason is HoldReason.MOVES_LIMITED
+        assert held.plan.replicas == 4
+        assert isinstance(both(running_with(4, 90)), Scale)
+        assert both(running_with(4, 90)).plan.replicas == 10
+
+
+def situation(count, demand, memory=None):
+    option = _option()
+    return Situation(
+        now=NOW,
+        present={place(): count} if count else {},
+        fleets={place(): Rates(option)},
+        room=OPEN,
+        demand=demand,
+        least=1,
+        memory=memory or memory_of(count),
+        shrink_after=120.0,
+        startup_seconds=90.0,
+        fresh=True,
+        starting=False,
+        moving=False,
+        may_move=True,
+        held_gpus=count,
+    )
+
+
+@functools.cache
+def _option():
+    world = make_world(snapshot([make_service(objective=Objective(95, 500))], [POOL], [PROFILE]))
+    return assess(world.snapshot.services[0], world).fleets[place()].option
+
+
+@settings(max_examples=300)
+@given(
+    rate=st.floats(0.5, 2000),
+    eps=st.floats(0.03, 0.25),
+    start=st.integers(1, 300),
+    noise=st.lists(st.floats(-1, 1), min_size=5, max_size=40),
+)
+def test_no_growth_follows_a_shrink_within_the_uncertainty_and_moves_are_bounded(rate, eps, start, noise):
+    """The adversary chooses every estimate within rate * (1 ± eps); the docstring's bound holds."""
+    count, moves, shrunk = start, 0, False
+    for push in noise:
+        seen = rate * (1 + eps * push)
+        # the law takes its uncertainty from the standard error: eps = 3*se/lam
+        demand = Demand(seen, seen, standard_error=eps * seen / 3, slope=0.0, window_seconds=300, observed=True)
+        choice = choose_target(situation(count, demand))
+        after = choice.counts[place()]
+        if after > count:
+            assert not shrunk, (count, after)
+        shrunk = shrunk or after < count
+        moves += after != count
+        count = after
+    h = (1 - eps) / (1 + eps)
+    assert moves <= 2 + math.ceil(2 * eps * rate / C) + math.ceil(2 * eps * rate / (h * C))
+
+
+@given(rate=st.floats(0, 1e6), count=st.integers(1, 50))
+def test_growth_is_one_jump_to_what_carries_the_forecast(rate, count):
+    demand = Demand(rate, rate, 0.0, 0.0, 300, observed=True)
+    after = choose_target(situation(count, demand)).counts[place()]
+    assert after * C >= min(rate, after * C) and (after * C >= rate * (1 - 1e-6))
+    again = choose_target(situation(after, demand, memory_of(after, NOW)))
+    assert again.change is Change.NONE
+
+
+def poisson_fleet(rate_at, ticks, seed=0, startup=60.0):
+    rng = np.random.default_rng(seed)
+    service = make_service(rate=rate_at(0), objective=Objective(95, 500))
+    fleet = Fleet(snapshot([service], [make_pool(gpus=64)], [PROFILE]), startup=startup)
+    history: list[Tick] = []
+    for i in range(ticks):
+        history.append(Tick(float(rng.poisson(rate_at(i * 5.0) * 5))))
+        fleet.tick(loads={service.key: Load(tuple(history[-360:]), 5.0, 1.0, MIX)})
+        yield i * 5.0, fleet
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_stationary_traffic_moves_at_most_once_in_half_an_hour(seed):
+    rate = np.random.default_rng(seed).uniform(5, 60)
+    *_, (_, fleet) = poisson_fleet(lambda t: rate, 360, seed)
+    assert sum(fleet.moves.values()) <= 1 + 1  # the first plan, and at most one correction
+
+
+def test_a_sixfold_step_is_met_in_one_jump_and_given_back_in_few():
+    plans = {
+        t: fleet.decision("chat").plan.replicas
+        for t, fleet in poisson_fleet(lambda t: 60 if 600 <= t < 1500 else 10, 440)
+    }
+    moves = [t for t in plans if t and plans[t] != plans[t - 5.0]]
+    up = [t for t in moves if plans[t] > plans[t - 5.0]]
+    assert len(up) <= 2
+    assert 600 <= up[0] <= 610
+    assert plans[700] * C >= 60
+    assert plans[2195.0] <= 2
+    assert len(moves) <= 5
+
+
+def test_sizing_alone_is_what_a_fresh_service_gets():
+    fleets = {place(): Rates(_option())}
+    assert size(fleets, 40.0, 1, OPEN).counts == {place(): 5}
