@@ -22,7 +22,8 @@ from bench.hollow.ports import (
 from bench.hollow.routers import follow_configuration
 from bench.hollow.traffic import Traffic
 from e2e.devcluster import ApiClient, ApiError
-from e2e.devcluster.agent.status import PodFacts, make_records, make_status, now
+from e2e.devcluster.agent.status import PodFacts, make_records, make_status
+from e2e.devcluster.agent.status import now as utc_now
 from shoal.render.names import (
     COMPONENT_ENGINE,
     COMPONENT_GPU_AGENT,
@@ -128,7 +129,8 @@ class Kubelet:
         if component == COMPONENT_ENGINE:
             await self._open_engines(pod, running.address)
         elif component == COMPONENT_ROUTER:
-            answer = make_router_answer(self._traffic, namespace)
+            self._traffic.add_router(namespace, metadata["name"], time.monotonic())
+            answer = make_router_answer(self._traffic, namespace, metadata["name"])
             await self.ports.open(running.address, ROUTER_STATS_PORT, answer)
             if self._xds is not None:
                 running.tasks.append(self._spawn(follow_configuration(self._xds, namespace, metadata["name"])))
@@ -148,12 +150,12 @@ class Kubelet:
     async def _write_status(self, pod: Object, address: str, *, ready: bool) -> None:
         records = make_records(pod)
         for record in records:
-            record.state = {"running": {"startedAt": now()}}
+            record.state = {"running": {"startedAt": utc_now()}}
             record.ready = record.started = ready
         facts = PodFacts(
             address=address,
             node_address=self._nodes[pod["spec"]["nodeName"]].address,
-            start_time=now(),
+            start_time=utc_now(),
             initialised=True,
             finished=False,
         )
@@ -179,12 +181,15 @@ class Kubelet:
         self.ports.close(gone.address)
         for task in gone.tasks:
             task.cancel()
-        service = metadata.get("labels", {}).get(LABEL_MODEL_SERVICE)
-        if service is not None:
-            for index in range(engines_of(pod["spec"])):
-                self._traffic.remove_engine(
-                    (metadata["namespace"], service), (metadata["uid"], index), time.monotonic()
-                )
+        self._stop_counting(metadata, engines_of(pod["spec"]))
+
+    def _stop_counting(self, metadata: Object, engines: int) -> None:
+        namespace, labels, now = metadata["namespace"], metadata.get("labels", {}), time.monotonic()
+        if labels.get(LABEL_COMPONENT) == COMPONENT_ROUTER:
+            self._traffic.remove_router(namespace, metadata["name"], now)
+        elif (service := labels.get(LABEL_MODEL_SERVICE)) is not None:
+            for index in range(engines):
+                self._traffic.remove_engine((namespace, service), (metadata["uid"], index), now)
 
 
 def is_ready(pod: Object) -> bool:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bench.hollow.traffic import ServiceTraffic
 from shoal.sim.engine_metrics import FIRST_TOKEN_EDGES, GAP_EDGES, REQUEST_EDGES, STEP_TOKEN_EDGES, length_edges
 from shoal.sim.exposition import Histogram, Page
 
@@ -75,12 +74,11 @@ def _make_histogram(edges: Sequence[float], mean: float, times: int) -> Histogra
     return histogram
 
 
-def make_router_page(services: Iterable[tuple[str, ServiceTraffic]]) -> str:
-    """Envoy's /stats/prometheus as the operator asks for it: a few lines for each cluster."""
+def make_router_page(received: Mapping[str, int]) -> str:
+    """Envoy's /stats/prometheus as the operator asks for it: a few lines for each cluster (ModelService)."""
     lines = []
-    for name, traffic in services:
+    for name, sent in received.items():
         labels = f'{{envoy_cluster_name="{name}"}}'
-        sent = traffic.arrived
         for counter, value in (
             ("upstream_cx_none_healthy", 0),
             ("upstream_rq_pending_failure_eject", 0),

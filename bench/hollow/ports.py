@@ -63,15 +63,15 @@ def make_engine_answer(traffic: Traffic, service: Key, engine: EngineId, model: 
 
     def answer(now: float) -> str:
         found = traffic.service(service, now)
-        finished = found.engines.get(engine, 0)
+        finished = found.engines.counts.get(engine, 0)
         return make_engine_page(model, finished, found.engine_rate, requests, created_at)
 
     return answer
 
 
-def make_router_answer(traffic: Traffic, namespace: str) -> Page:
-    """The page of a namespace's router."""
-    return lambda now: make_router_page(traffic.of_namespace(namespace, now))
+def make_router_answer(traffic: Traffic, namespace: str, pod: str) -> Page:
+    """The page of one of a namespace's routers."""
+    return lambda now: make_router_page(traffic.received(namespace, pod, now))
 
 
 def make_agent_answer(node: str, gpus: tuple[Gpu, ...]) -> Page:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 from bench.hollow.cluster import make_nodes
 from bench.hollow.pages import Requests, make_engine_page, make_router_page
 from bench.hollow.ports import make_agent_answer
-from bench.hollow.traffic import ServiceTraffic, Traffic
+from bench.hollow.traffic import Traffic
 from e2e.devcluster.addresses import Slot
 from shoal.telemetry.engine_page import parse_engine_page
 from shoal.telemetry.envoy_stats import parse_stats_page
@@ -44,9 +43,21 @@ def test_no_bucket_ever_falls(finished: int, more: int) -> None:
 
 
 def test_router_page_reads_as_envoy() -> None:
-    traffic = ServiceTraffic(1.0, 0.0, np.random.default_rng(1), arrived=7)
-    counters = parse_stats_page(make_router_page([("chat", traffic), ("code", traffic)]).encode())
-    assert {name: counter.arrived for name, counter in counters.items()} == {"chat": 7, "code": 7}
+    counters = parse_stats_page(make_router_page({"chat": 7, "code": 0}).encode())
+    assert {name: counter.arrived for name, counter in counters.items()} == {"chat": 7, "code": 0}
+
+
+def test_routers_share_what_arrives() -> None:
+    traffic = Traffic(default_rate=100.0, seed=1)
+    traffic.add_router("team", "first", 0.0)
+    traffic.add_engine(("team", "chat"), ("a", 0), 0.0)
+    traffic.service(("team", "chat"), 10.0)
+    traffic.add_router("team", "second", 10.0)
+    counts = [traffic.received("team", pod, 20.0)["chat"] for pod in ("first", "second")]
+    assert sum(counts) == traffic.service(("team", "chat"), 20.0).arrived
+    assert counts[0] > counts[1] > 0
+    traffic.remove_router("team", "first", 20.0)
+    assert traffic.received("team", "second", 30.0)["chat"] > counts[1]
 
 
 def test_agent_page_tells_full_clocks() -> None:
@@ -67,7 +78,7 @@ def test_arrivals_follow_the_rate_and_are_shared_out_evenly() -> None:
     traffic.set_rate(key, 50.0, 1000.0)
     arrived = traffic.service(key, 2000.0).arrived
     assert arrived == pytest.approx(55_000, rel=0.05)
-    counts = traffic.service(key, 2000.0).engines.values()
+    counts = traffic.service(key, 2000.0).engines.counts.values()
     assert sum(counts) == arrived
     assert max(counts) - min(counts) <= 1
 
@@ -78,4 +89,4 @@ def test_requests_without_an_engine_arrive_at_the_router_only() -> None:
     arrived = traffic.service(("team", "chat"), 100.0).arrived
     traffic.add_engine(("team", "chat"), ("a", 0), 100.0)
     assert arrived > 0
-    assert traffic.service(("team", "chat"), 100.0).engines == {("a", 0): 0}
+    assert traffic.service(("team", "chat"), 100.0).engines.counts == {("a", 0): 0}
