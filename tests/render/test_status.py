@@ -306,6 +306,13 @@ def test_decisions_are_written_at_once() -> None:
     assert should_write(old, make_status(old, newer), NOW + 1)
 
 
+def test_a_longer_window_alone_is_no_news() -> None:
+    old = make_status(None, make_report())
+    reasons = (f"1xTP1 in h100 for 3.82 req/s over {window}; carries 58" for window in ("45 s", "105 s"))
+    older, newer = ({**old, "plan": {**old["plan"], "reason": reason}} for reason in reasons)
+    assert not should_write(older, newer, NOW + 3600)
+
+
 def test_start_up_times_can_wait() -> None:
     old = make_status(None, make_report())
     learnt = dataclasses.replace(make_report().memory, startup_p90_seconds=81.0)

@@ -25,6 +25,7 @@ _DECIDED_OF_VARIANT: Final = ("name", "replicas")
 _DECIDED_OF_MEMORY: Final = ("target", "lastMoveAt", "lastMixChangeAt", "trafficSeen")
 _TIMES: Final = ("at", "lastTransitionTime")
 _NUMBER: Final = re.compile(r"\d+(?:\.\d+)?")
+_DURATION: Final = re.compile(r"\b\d+ s\b")  # how long something was watched: a time, like those above
 
 
 def should_write(old: Mapping[str, Any] | None, new: Mapping[str, Any], now: float) -> bool:
@@ -68,6 +69,7 @@ def _is_close(old: Any, new: Any) -> bool:
     if isinstance(old, list) and isinstance(new, list):
         return len(old) == len(new) and all(map(_is_close, old, new))
     if isinstance(old, str) and isinstance(new, str):
+        old, new = _DURATION.sub("", old), _DURATION.sub("", new)
         return _NUMBER.sub("", old) == _NUMBER.sub("", new) and all(
             map(_near, map(float, _NUMBER.findall(old)), map(float, _NUMBER.findall(new)))
         )
