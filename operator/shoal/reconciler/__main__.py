@@ -6,6 +6,8 @@ import asyncio
 import os
 import sys
 
+import uvloop
+
 from shoal.reconciler.logs import set_up_logs
 from shoal.reconciler.operator import run_operator
 from shoal.reconciler.settings import SettingsError, read_settings
@@ -19,7 +21,8 @@ def main() -> int:
         print(f"shoal: {error}", file=sys.stderr)
         return 2
     set_up_logs(as_json=settings.json_logs)
-    asyncio.run(run_operator(settings))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run_operator(settings))
     return 0
 
 

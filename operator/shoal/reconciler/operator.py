@@ -24,7 +24,8 @@ from shoal.reconciler.dirt import Dirt
 from shoal.reconciler.errors import ClusterError
 from shoal.reconciler.health import find_illness, find_unreadiness
 from shoal.reconciler.items import Item, Kind
-from shoal.reconciler.keys import Key
+from shoal.reconciler.keys import Key, is_of_kind, is_replica_changed, is_wish_changed
+from shoal.reconciler.kinds import MODEL_SERVICE, POD
 from shoal.reconciler.leader import Elector, Guard
 from shoal.reconciler.library import Library
 from shoal.reconciler.metrics import Number, OwnMetrics
@@ -36,7 +37,7 @@ from shoal.reconciler.routes import Routes
 from shoal.reconciler.schemas import find_old_schemas
 from shoal.reconciler.settings import Settings
 from shoal.reconciler.startups import Startups
-from shoal.reconciler.store import Store
+from shoal.reconciler.store import Change, Store
 from shoal.reconciler.targets import make_targets
 from shoal.reconciler.watch import Watcher
 from shoal.reconciler.workqueue import WorkQueue
@@ -143,7 +144,7 @@ class Operator:
     def _listen(self) -> None:
         self.store.listen(self.startups.note)
         self.store.listen(self.dirt.note)
-        self.store.listen(lambda _: self._note_targets())
+        self.store.listen(self._note_targets)
         self.resync.on_places = self.watcher.restart
 
     def _deliver(self, kind: Kind[Any], event: str | None, item: Item[Any]) -> None:
@@ -161,8 +162,10 @@ class Operator:
         self.routes.complete()
         await self.routes.run()
 
-    def _note_targets(self) -> None:
-        self._targets_dirty = True
+    def _note_targets(self, change: Change) -> None:
+        is_pod = is_of_kind(change, POD) and is_replica_changed(change)
+        if is_pod or (is_of_kind(change, MODEL_SERVICE) and is_wish_changed(change)):
+            self._targets_dirty = True
 
     async def _follow_targets(self) -> None:
         while True:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from bisect import bisect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -16,6 +17,7 @@ from shoal.reconciler.clock import Now, steady
 from shoal.render.conditions import FRESH_FRACTION
 from shoal.render.problems import Problem
 from shoal.render.reasons import ProblemReason
+from shoal.render.slo import TTFT_TAIL
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +26,7 @@ DEBOUNCE_SECONDS: Final = 0.1
 _REST_FACTOR: Final = 2.0
 # A group that takes longer than this is decided in a thread, so that writes and health checks go on.
 _INLINE_SECONDS: Final = 0.02
+_RECOVERED: Final = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,13 +217,15 @@ def _running_digest(service: Service | None) -> object:
         for v in service.running
     )
     objective, load = service.objective, service.load
-    latencies = _share(load.ttft_mean_ms, objective.ttft_ms), _share(load.itl_mean_ms, objective.itl_ms)
+    latencies = _zone(load.ttft_mean_ms, objective.ttft_ms), _zone(load.itl_mean_ms, objective.itl_ms)
     return service.paused, variants, latencies, load.fresh_fraction >= FRESH_FRACTION
 
 
-def _share(latency: float | None, limit: float | None) -> float | None:
-    """Tenths of the objective: enough to see it being missed."""
-    return None if latency is None or limit is None else round(latency / limit, 1)
+def _zone(latency: float | None, limit: float | None) -> int | None:
+    """Where a mean lies between the limits by which an objective is judged met or missed (render/slo.py)."""
+    if latency is None or limit is None:
+        return None
+    return bisect((_RECOVERED / TTFT_TAIL, 1 / TTFT_TAIL, _RECOVERED, 1.0), latency / limit)
 
 
 def _decision_digest(decision: Decision | None) -> object:
