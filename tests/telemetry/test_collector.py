@@ -88,7 +88,7 @@ async def test_nothing_is_known_at_first() -> None:
     """A restart of the operator knows nothing of the traffic: no ticks, which is not zero traffic."""
     world = World(engines={"a": page(finished=10_000)})
     collector = world.collector(engine("a"))
-    assert collector.load_of(CHAT) == Load(tick_seconds=TICK)
+    assert collector.load_of(CHAT) == Load(tick_seconds=TICK, lengths_requests=0)
     await collector.round()
     load = collector.load_of(CHAT)
     assert (load.ticks, load.fresh_fraction) == ((), 1.0)
@@ -384,9 +384,13 @@ async def test_a_few_requests_are_no_length_mix() -> None:
     world = World(engines={"a": page(input=tokens([]), output=tokens([]))})
     collector = world.collector(engine("a"))
     await collector.round()
-    world.engines["a"] = page(input=tokens([9.0] * 49), output=tokens([9.0] * 49))
+    world.engines["a"] = page(input=tokens([9.0] * 19), output=tokens([9.0] * 19))
     await world.pass_tick(collector)
     assert collector.load_of(CHAT).lengths is None
+    world.engines["a"] = page(input=tokens([9.0] * 20), output=tokens([9.0] * 20))
+    await world.pass_tick(collector)
+    assert collector.load_of(CHAT).lengths is not None
+    assert collector.load_of(CHAT).lengths_requests == pytest.approx(20, rel=0.05)
 
 
 async def test_services_are_told_apart() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from dataclasses import dataclass, field
 
 from shoal.domain.configuration import Placement
@@ -166,6 +167,7 @@ class Load:
     tick_seconds: float = 5.0
     fresh_fraction: float = 0.0  # engines (and routers) read within the last two ticks
     lengths: LengthMix | None = None
+    lengths_requests: float = math.inf  # how many requests `lengths` rests on; faded ones count less
     ttft_mean_ms: float | None = None
     itl_mean_ms: float | None = None
 

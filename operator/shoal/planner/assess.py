@@ -189,7 +189,7 @@ def _needs(service: Service) -> Needs:
         facts=usable_facts(service.facts),
         max_context_tokens=max(1, service.max_context_tokens),
         objective=_objective(service),
-        lengths=lengths_for(service.load.lengths, service.memory.lengths, service.workload.lengths),
+        lengths=lengths_for(service.load, service.memory.lengths, service.workload.lengths),
         engine=service.engine,
         parallelism=service.parallelism,
         required=service.required_profile,

@@ -7,31 +7,41 @@ from dataclasses import astuple
 from typing import Final
 
 from shoal.domain.profile import LengthMix
+from shoal.domain.service import Load
 from shoal.planner.rows import is_usable_mix
 
 USUAL_LENGTHS: Final = LengthMix(512.0, 128.0, 1024.0, 256.0)  # when nothing usable was declared or seen
-MOST_DRIFT: Final = math.log(1.1)
-"""Observed lengths count as unchanged within 10 %, the error of their mean over 50 requests.
+LEAST_DRIFT: Final = math.log(1.1)
+"""Observed means count as unchanged within 10 %.
 
 Every smaller change would be a new capacity, and replicas would go back and forth under constant load.
 """
-MOST_TAIL_DRIFT: Final = math.log(1.25)
-"""The same for their 95th percentiles, which wander more."""
+LENGTH_SPREAD: Final = (
+    1.0  # standard deviation over mean of request lengths: that of an exponential, chat logs have less
+)
+ERRORS: Final = 2.0  # standard errors of the mean that are no change either
+TAIL_DRIFT: Final = 2.5  # 95th percentiles wander so much more than means
 
 
-def planned_lengths(observed: LengthMix | None, planned: LengthMix | None) -> LengthMix | None:
-    """The observed mix to plan for: the one planned for so far until the observed one has moved away from it."""
+def planned_lengths(
+    observed: LengthMix | None, planned: LengthMix | None, requests: float = math.inf
+) -> LengthMix | None:
+    """The observed mix to plan for: the one planned for so far until the observed one has moved away from it.
+
+    `requests`: how many the observed mix rests on; of few, only a large difference is believed.
+    """
     planned = planned if planned is not None and is_usable_mix(planned) else None
     if observed is None or not is_usable_mix(observed):
         return planned
     if planned is None:
         return observed
     drifts = [abs(math.log(now / then)) for now, then in zip(astuple(observed), astuple(planned), strict=True)]
-    same = max(drifts[:2]) <= MOST_DRIFT and max(drifts[2:]) <= MOST_TAIL_DRIFT
+    tolerance = max(LEAST_DRIFT, ERRORS * LENGTH_SPREAD / math.sqrt(max(requests, 1.0)))
+    same = max(drifts[:2]) <= tolerance and max(drifts[2:]) <= TAIL_DRIFT * tolerance
     return planned if same else observed
 
 
-def lengths_for(observed: LengthMix | None, planned: LengthMix | None, declared: LengthMix) -> LengthMix:
-    """What to plan for: what was observed, where that differs from what was declared; else what was declared."""
+def lengths_for(load: Load, planned: LengthMix | None, declared: LengthMix) -> LengthMix:
+    """What to plan for: what was observed, where that differs from what was planned for or declared."""
     declared = declared if is_usable_mix(declared) else USUAL_LENGTHS
-    return planned_lengths(observed, planned or declared) or declared
+    return planned_lengths(load.lengths, planned or declared, load.lengths_requests) or declared

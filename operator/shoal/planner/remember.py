@@ -33,8 +33,8 @@ def remember(service: Service, decision: Decision, at: float) -> Memory:
 
 
 def _lengths(service: Service) -> LengthMix | None:
-    observed, planned = service.load.lengths, service.memory.lengths
-    return planned if observed is None else lengths_for(observed, planned, service.workload.lengths)
+    planned = service.memory.lengths
+    return planned if service.load.lengths is None else lengths_for(service.load, planned, service.workload.lengths)
 
 
 def _target(plan: Plan) -> tuple[PlacedReplicas, ...]:

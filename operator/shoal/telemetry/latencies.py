@@ -16,8 +16,8 @@ LATENCY_SECONDS: Final = 60.0
 LENGTHS_SECONDS: Final = 300.0
 """Time constant with which old requests fade from the length mix, which changes slowly and sets the capacity."""
 
-FEWEST_REQUESTS: Final = 50.0
-"""Of fewer requests (faded ones counting less) the mean is known to 10 % at best: the declared mix counts instead."""
+FEWEST_REQUESTS: Final = 20.0
+"""Of fewer requests (faded ones counting less) a percentile cannot be told: the declared mix counts instead."""
 
 
 class LatencyWindow:
@@ -59,10 +59,15 @@ class LengthHistory:
         self._input = self._input.plus(growth["input"], factor)
         self._output = self._output.plus(growth["output"], factor)
 
+    @property
+    def requests(self) -> float:
+        """Requests the mix rests on; faded ones count less."""
+        return min(self._input.count, self._output.count)
+
     def mix(self) -> LengthMix | None:
         """The mix; None until enough requests were seen."""
         inputs, outputs = self._input.mean, self._output.mean
-        if inputs is None or outputs is None or min(self._input.count, self._output.count) < FEWEST_REQUESTS:
+        if inputs is None or outputs is None or self.requests < FEWEST_REQUESTS:
             return None
         return LengthMix(inputs, outputs, find_p95(self._input), find_p95(self._output))
 

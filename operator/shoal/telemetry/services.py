@@ -79,6 +79,7 @@ class ServiceTracker:
             tick_seconds=self._tick_seconds,
             fresh_fraction=fresh_fraction,
             lengths=self._lengths.mix(),
+            lengths_requests=self._lengths.requests,
             ttft_mean_ms=self._latency.mean_ms("ttft", now),
             itl_mean_ms=self._latency.mean_ms("itl", now),
         )
