@@ -387,10 +387,10 @@ async def test_a_few_requests_are_no_length_mix() -> None:
     world.engines["a"] = page(input=tokens([9.0] * 19), output=tokens([9.0] * 19))
     await world.pass_tick(collector)
     assert collector.load_of(CHAT).lengths is None
-    world.engines["a"] = page(input=tokens([9.0] * 20), output=tokens([9.0] * 20))
+    world.engines["a"] = page(input=tokens([9.0] * 21), output=tokens([9.0] * 21))
     await world.pass_tick(collector)
     assert collector.load_of(CHAT).lengths is not None
-    assert collector.load_of(CHAT).lengths_requests == pytest.approx(20, rel=0.05)
+    assert collector.load_of(CHAT).lengths_requests == pytest.approx(21, rel=0.05)
 
 
 async def test_services_are_told_apart() -> None:
