@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_FLAGS ?=
 PYTEST_FLAGS ?=
+LOCK_FLAGS := -q --upgrade --generate-hashes --no-emit-index-url --no-annotate --no-header --universal --python-version 3.11
 .DEFAULT_GOAL := help
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
@@ -22,12 +23,21 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 .PHONY: setup
 setup: $(VENV)/.ready ## Make .venv with shoal, kubectl-shoal and the tools
 
+.venv-scan/.ready: requirements-scan.lock $(VENV)/.ready
+	@test -x .venv-scan/bin/python || $(PYTHON) -m venv .venv-scan
+	@$(BIN)/uv pip install -q --python .venv-scan/bin/python --require-hashes -r requirements-scan.lock
+	@touch $@
+
+.PHONY: scan
+scan: binaries .venv-scan/.ready ## checkov on the rendered chart and the Dockerfile
+	@$(BIN)/pytest -q tests/chart/test_scan.py
+
 .PHONY: binaries
 binaries: setup ## Build and cache the embedded control plane and helm (about 12 minutes the first time on two cores)
 	@$(BIN)/python -m e2e.binaries
 
 .PHONY: demo
-demo: binaries ## The main job in about four minutes: DEMO_FLAGS='--json' or '--keep'
+demo: binaries ## The main job in about three minutes: DEMO_FLAGS='--json' or '--keep'
 	@$(BIN)/python -m e2e.demo $(DEMO_FLAGS)
 
 .PHONY: check
@@ -39,7 +49,7 @@ check: setup ## Style, types, layers, generated files
 	$(BIN)/python -m shoal.api.generate --check
 
 .PHONY: test
-test: check binaries ## Everything CI runs
+test: check binaries .venv-scan/.ready ## Everything CI runs
 	$(BIN)/pytest $(PYTEST_FLAGS)
 
 .PHONY: quick
@@ -51,9 +61,10 @@ bench: binaries ## The figures of the README, measured on this machine
 	$(BIN)/python -m bench
 
 .PHONY: lock
-lock: ## Resolve requirements.lock again from pyproject.toml
-	$(BIN)/uv pip compile -q --upgrade --generate-hashes --no-emit-index-url --no-annotate --no-header --universal \
-		--python-version 3.11 --extra dev pyproject.toml -o requirements.lock
+lock: ## Resolve the lock files again from pyproject.toml
+	$(BIN)/uv pip compile $(LOCK_FLAGS) --extra dev pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile $(LOCK_FLAGS) -c requirements.lock pyproject.toml -o images/requirements.lock
+	echo 'checkov>=3' | $(BIN)/uv pip compile $(LOCK_FLAGS) - -o requirements-scan.lock
 
 .PHONY: clean
 clean: ## Remove .venv and caches of this checkout (the built binaries stay in the user's cache)
