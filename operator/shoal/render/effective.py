@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from shoal.api import defaults
 from shoal.api.model_service import ModelService
 from shoal.domain.service import Service
 from shoal.render.recipe import is_routed_by_envoy, revision, served_name, source_kind
@@ -19,7 +20,7 @@ def make_effective(resource: ModelService, service: Service) -> dict[str, Any]:
         "revision": revision(resource),
         "maxContextTokens": service.max_context_tokens,
         "source": source_kind(resource),
-        "engineClass": service.engine.name,
+        "engineClass": (resource.spec.engine and resource.spec.engine.class_) or defaults.ENGINE_CLASS,
         "pools": sorted(service.pools)[:_MOST_POOLS],
         "percentile": service.objective.percentile,
         "workload": {

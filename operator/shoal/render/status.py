@@ -10,7 +10,7 @@ from shoal.domain.profile import Source
 from shoal.domain.reasons import ProfileState
 from shoal.domain.service import Replica, RunningVariant
 from shoal.render.budgeted import fit_to_budget
-from shoal.render.conditions import Verdict, Verdicts, judge
+from shoal.render.conditions import HOT_BELOW, Verdict, Verdicts, judge
 from shoal.render.effective import make_effective
 from shoal.render.names import selector_text, service_selector, service_url
 from shoal.render.reasons import ConditionType
@@ -211,7 +211,9 @@ def _gpus_of(report: Report, variant: RunningVariant, replica: Replica) -> list[
     if not replica.gpus:
         count = variant.placement.configuration.gpus_per_replica
         return [{**base, "reason": f"{count} of pool {variant.placement.pool}; a device plugin does not tell which"}]
-    reason = report.heat.get(replica.name) or ("" if known else "its clock under load is not known")
+    # A GPU at its power cap runs far below its highest clock, and its profile was measured so: that is no reason.
+    slowed = left is not None and left < HOT_BELOW
+    reason = report.heat.get(replica.name, "") if slowed else "" if known else "its clock under load is not known"
     return [{**base, "uuid": uuid, **({"reason": clip(reason, 512)} if reason else {})} for uuid in replica.gpus]
 
 
