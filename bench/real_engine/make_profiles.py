@@ -26,10 +26,11 @@ NAMESPACE = "shoal-system"
 BUSY_LOAD = 0.85  # points from here on show the clock under load
 NOTES = (
     "Real vLLM, dummy weights (speed does not depend on their values), prompts of random token ids, gamma "
-    "lengths (mean 512 in, 128 out; coefficient of variation 0.71), open-loop Poisson over HTTP from 6 client processes "
-    "on the server's host (send lag p99 below 2.5 ms), windows of 20 s after 5 s of warm-up, one run each. Two servers "
-    "were on the GPU, one loaded at a time. No step times yet: other length mixes are scaled by size. overloadRate is "
-    "the throughput while far more arrives, which costs the server's CPU: small models carried more just below it."
+    "lengths (mean 512 in, 128 out; coefficient of variation 0.71), open-loop Poisson over HTTP from 6 client "
+    "processes on the server's host (send lag p99 below 2.5 ms), windows of 20 s after 5 s of warm-up, one run "
+    "each. Two servers were on the GPU, one loaded at a time. No step times yet: other length mixes are scaled "
+    "by size. overloadRate is the throughput while far more arrives, which costs the server's CPU: small "
+    "models carried more just below it."
 )
 
 
