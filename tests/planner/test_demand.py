@@ -86,7 +86,8 @@ def test_a_falling_rate_is_not_forecast_to_fall_further():
     fall = Load(tuple(Tick(100.0 - 0.4 * i) for i in range(60)), TICK, 1.0)
     demand = observed_demand(fall, 90.0, 0)
     assert demand.slope < 0
-    assert demand.forecast == pytest.approx(rate_now(demand)) and demand.forecast < demand.rate
+    assert demand.forecast == pytest.approx(rate_now(demand))
+    assert demand.forecast < demand.rate
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def test_constant_load_on_slow_clocks_changes_the_plan_of_a_gpu_bound_engine():
     hot = decide(GPU_BOUND, [1400.0, 1400.0], rate)
     assert hot.plan.replicas == 3
     assert hot.explanation.derating == {"v-0": pytest.approx(0.73, abs=0.05), "v-1": pytest.approx(0.73, abs=0.05)}
-    assert "slowed" in hot.explanation.message
+    assert "Slowed by their clocks: 2 replicas" in hot.explanation.message
 
 
 def test_and_not_that_of_a_cpu_bound_one():

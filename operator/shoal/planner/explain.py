@@ -20,23 +20,24 @@ def describe(counts: Mapping[Placement, int]) -> str:
     return " + ".join(parts) or "nothing"
 
 
-def explain_demand(demand: Demand | None) -> str:
+def explain_demand(demand: Demand | None, *, declared: bool = True) -> str:
     """Where the rate comes from, in words."""
     if demand is None:
         return "no arrivals are known"
     if not demand.observed:
-        return f"{demand.rate:.3g} req/s declared, no traffic seen yet"
+        return f"{demand.rate:.3g} req/s {'declared' if declared else 'assumed'}, no traffic seen yet"
     text = f"{demand.rate:.3g} req/s over {demand.window_seconds:.0f} s"
     if demand.forecast > demand.rate * 1.02:
         text += f", {demand.forecast:.3g} expected when a new replica would be ready"
     if demand.stuck_replicas:
-        text += f", {demand.stuck_replicas} replicas with a queue longer than the TTFT objective"
+        text += f", {_count(demand.stuck_replicas, 'replica')} with a queue longer than the TTFT objective"
     return text
 
 
 def explain_choice(assessment: Assessment, choice: Choice, carried: float) -> str:
     """Why the target is what it is."""
-    what = f"{describe(choice.counts)} for {explain_demand(assessment.demand)}; carries {carried:.3g}"
+    demand = explain_demand(assessment.demand, declared=assessment.service.workload.declared)
+    what = f"{describe(choice.counts)} for {demand}; carries {carried:.3g}"
     before = describe(assessment.present)
     reason = {
         Change.NONE: "",
@@ -78,15 +79,15 @@ def explain_shortage(
         return f"{explain_latency(assessment, assessment.nearest)} {serving}"
     if binding is Binding.LIMIT:
         limit = assessment.service.limits.max_gpus
-        return f"needs {needed_gpus or '?'} GPUs; limits.maxGPUs allows {limit}. {serving} Raise limits.maxGPUs."
+        return f"needs {_needs(needed_gpus)} GPUs; limits.maxGPUs allows {limit}. {serving} Raise limits.maxGPUs."
     names = assessment.pools
     if binding is Binding.QUOTA:
         return (
-            f"needs {needed_gpus or '?'} GPUs; the namespace's quota in {', '.join(names)} is spent. {serving} Ask "
+            f"needs {_needs(needed_gpus)} GPUs; the namespace's quota in {', '.join(names)} is spent. {serving} Ask "
             "for more gpuQuota."
         )
     holders = "; ".join(explain_stock(pools[name]) for name in names if name in pools)
-    return f"needs {needed_gpus or '?'} {_either(names)}; {holders}. {serving}"
+    return f"needs {_needs(needed_gpus)} {_either(names)}; {holders}. {serving}"
 
 
 def explain_latency(assessment: Assessment, nearest: NearestFeasible) -> str:
@@ -145,7 +146,16 @@ def explain_blocked(assessment: Assessment) -> str:
 def explain_costlier(fleet: Fleet, rate: float, least: int, chosen: float) -> str:
     """Why an option that could serve was not taken."""
     need = max(fleet.need(rate), least)
-    return f"{need} replicas for {rate:.3g} req/s cost {need * fleet.option.cost:.4g}/h; the plan costs {chosen:.4g}/h"
+    cost = need * fleet.option.cost
+    return f"{_count(need, 'replica')} for {rate:.3g} req/s cost {cost:.4g}/h; the plan costs {chosen:.4g}/h"
+
+
+def _needs(gpus: int | None) -> str:
+    return "more" if gpus is None else str(gpus)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _either(names: tuple[str, ...]) -> str:
@@ -166,4 +176,4 @@ def _heat_hint(assessment: Assessment) -> str:
     if not slow:
         return ""
     worst = min(slow, key=lambda name: (slow[name], name))
-    return f" {len(slow)} replicas are slowed by their clocks; {worst} carries {slow[worst]:.0%}."
+    return f" Slowed by their clocks: {_count(len(slow), 'replica')}; {worst} carries {slow[worst]:.0%}."
