@@ -14,6 +14,7 @@ from shoal.domain.plan import Decision, Hold, Infeasible, PlanSet
 from shoal.domain.service import Memory, Service, ServiceKey
 from shoal.domain.snapshot import Snapshot
 from shoal.reconciler.clock import Now, steady
+from shoal.reconciler.workqueue import RateLimit
 from shoal.render.conditions import FRESH_FRACTION
 from shoal.render.problems import Problem
 from shoal.render.reasons import ProblemReason
@@ -22,8 +23,8 @@ from shoal.render.slo import TTFT_TAIL
 logger = logging.getLogger(__name__)
 
 DEBOUNCE_SECONDS: Final = 0.1
-# Deciding takes at most a third of the time, however many changes there are.
-_REST_FACTOR: Final = 2.0
+# Deciding takes at most a fifth of the time, however many changes there are.
+_REST_FACTOR: Final = 4.0
 # A group that takes longer than this is decided in a thread, so that writes and health checks go on.
 _INLINE_SECONDS: Final = 0.02
 _RECOVERED: Final = 0.9
@@ -79,6 +80,7 @@ class PlanLoop:
         self._observe, self._partition, self._decide = observe, partition, decide
         self._remember, self._on_change = remember, on_change
         self._interval, self._now = interval, now
+        self._budget = RateLimit(_SHARE, _RESERVE_SECONDS, now)
         self._dirty: set[ServiceKey] = set()
         self._all_dirty = True
         self._wake = asyncio.Event()
@@ -120,7 +122,7 @@ class PlanLoop:
                 self.failures += 1
                 logger.exception("a planning round failed")
             self.round_seconds = self._now() - began
-            await asyncio.sleep(self.round_seconds * _REST_FACTOR)
+            await asyncio.sleep(self._budget.reserve(self.round_seconds))
 
     async def round(self, *, full: bool) -> None:
         """Observe, and decide for the groups that are due."""

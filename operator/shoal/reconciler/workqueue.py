@@ -45,18 +45,18 @@ class QueueStats:
 
 
 class RateLimit:
-    """A token bucket: `rate` starts per second on average, `burst` at once."""
+    """A token bucket: `rate` per second on average, `burst` at once."""
 
     def __init__(self, rate: float, burst: int, now: Now) -> None:
         self._rate, self._burst, self._now = rate, burst, now
         self._tokens, self._at = float(burst), now()
 
-    def reserve(self) -> float:
-        """Take a token and return the seconds to wait before using it."""
+    def reserve(self, tokens: float = 1.0) -> float:
+        """Take tokens and return the seconds to wait until they are there."""
         now = self._now()
         self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)
         self._at = now
-        self._tokens -= 1
+        self._tokens -= tokens
         return max(0.0, -self._tokens / self._rate)
 
 
