@@ -198,7 +198,7 @@ worlds = st.builds(
     st.lists(profiles, max_size=3),
     st.builds(Brakes, st.booleans(), st.none() | st.integers(0, 2), st.sampled_from([0.0, 30.0, 120.0])),
 )
-strange = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+strange = settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @strange
@@ -309,7 +309,7 @@ def fleets(draw):
     return Fleet(snapshot(some_services, some_pools, PROFILES, shrink_after_seconds=30.0), startup=10.0), rates
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 @given(fleets())
 def test_a_fleet_stays_within_every_bound_at_every_tick_and_comes_to_rest(given_fleet):
     fleet, rates = given_fleet

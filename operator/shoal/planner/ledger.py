@@ -45,6 +45,14 @@ class PoolRoom:
         """GPUs within every bound."""
         return max(0, min(self.stock, self.pool_limit, self.quota))
 
+    def beside(self, taken: Mapping[int, int]) -> PoolRoom:
+        """What is left beside replicas of these sizes."""
+        gpus = sum(size * count for size, count in taken.items())
+        one, two, four, eight = (
+            max(0, free - busy) for free, busy in zip(self.groups, groups_taken(taken), strict=True)
+        )
+        return PoolRoom(self.stock - gpus, self.pool_limit - gpus, self.quota - gpus, (one, two, four, eight))
+
     def most_groups(self, gpus: int) -> int:
         """Replicas of so many linked GPUs that fit when nothing else is taken."""
         padded = padded_size(gpus)
@@ -67,10 +75,7 @@ class Room:
         if not taken:
             return max(0, min(room.gpus // size, self.limit // size, room.most_groups(size)))
         in_all = sum(count * p.configuration.gpus_per_replica for p, count in taken.items())
-        here = Counter[int]()
-        for other, count in taken.items():
-            if other.pool == placement.pool:
-                here[other.configuration.gpus_per_replica] += count
+        here = _sizes(taken, placement.pool)
         used = sum(gpus * count for gpus, count in here.items())
         most = min((room.gpus - used) // size, (self.limit - in_all) // size)
         padded = padded_size(size)
@@ -78,6 +83,21 @@ class Room:
             if group <= padded:
                 most = min(most, (free - busy) * group // padded)
         return max(0, most)
+
+    def beside(self, taken: Mapping[Placement, int]) -> Room:
+        """What is left of this room beside these replicas."""
+        in_all = sum(count * placement.configuration.gpus_per_replica for placement, count in taken.items())
+        pools = {name: room.beside(_sizes(taken, name)) for name, room in self.pools.items()}
+        return Room(pools, max(0, self.limit - in_all))
+
+
+def _sizes(taken: Mapping[Placement, int], pool: str) -> Counter[int]:
+    """GPUs of a replica -> replicas, of those taken in one pool."""
+    sizes: Counter[int] = Counter()
+    for placement, count in taken.items():
+        if placement.pool == pool:
+            sizes[placement.configuration.gpus_per_replica] += count
+    return sizes
 
 
 def padded_size(gpus: int) -> int:

@@ -130,6 +130,37 @@ def next_steps(
     return Rollout(tuple(steps), blocked)
 
 
+def can_arrive(
+    present: Mapping[Placement, int],
+    target: Mapping[Placement, int],
+    fleets: Fleets,
+    room: Room,
+    *,
+    load: float,
+    least: int,
+) -> bool:
+    """Whether these steps lead from replicas that all serve to the target: played on a copy, as if all went at once.
+
+    `room` is what the service may hold in all.
+    """
+    counts = dict(present)
+    for _ in range(2 * (sum(present.values()) + sum(target.values())) + 2):
+        running = [_imagine(placement, count) for placement, count in sorted(counts.items())]
+        rollout = next_steps(running, target, fleets, room.beside(counts), load=load, least=least)
+        after = {step.placement: step.replicas for step in rollout.steps if step.replicas > 0}
+        if after == target:
+            return True
+        if after == counts:
+            return False
+        counts = after
+    return False
+
+
+def _imagine(placement: Placement, count: int) -> RunningVariant:
+    replicas = tuple(Replica(f"{placement}/{index}", ReplicaPhase.READY, 0.0) for index in range(count))
+    return RunningVariant(str(placement), placement, count, replicas)
+
+
 def _parts(running: Sequence[RunningVariant], target: Mapping[Placement, int], fleets: Fleets) -> list[_Part]:
     """Parts of the target first, then old ones, each in the order of names."""
     usual = _usual_rate_per_gpu(target, fleets)

@@ -36,6 +36,7 @@ from shoal.domain.reasons import HoldReason
 from shoal.domain.service import Memory
 from shoal.planner.demand import WINDOW_SECONDS, rate_now, uncertainty
 from shoal.planner.ledger import Room
+from shoal.planner.rollout import can_arrive
 from shoal.planner.sizing import (
     ENOUGH,
     Counts,
@@ -251,7 +252,7 @@ def _move_mix(situation: Situation, waiting: Choice, ideal: Sized) -> Choice:
         return waiting
     if last is not None and situation.now - last < MIX_INTERVAL_SECONDS:
         return waiting
-    if not _can_begin(situation, waiting, ideal):
+    if not _can_arrive(situation, waiting, ideal):
         return replace(waiting, mix_wanted_since=None)
     if situation.moving:
         return replace(waiting, hold=HoldReason.MOVE_IN_FLIGHT)
@@ -260,14 +261,13 @@ def _move_mix(situation: Situation, waiting: Choice, ideal: Sized) -> Choice:
     return Choice(ideal.counts, Change.MIX, enough=True)
 
 
-def _can_begin(situation: Situation, choice: Choice, ideal: Sized) -> bool:
-    """Whether a first new replica has room beside what runs, or one of those may go before it without being missed."""
-    new = [placement for placement in ideal.counts if ideal.counts[placement] > choice.counts.get(placement, 0)]
-    if any(situation.room.most(placement, choice.counts) > 0 for placement in new):
-        return True
-    fewer = {placement: max(0, count - 1) for placement, count in choice.counts.items()}
-    demand = needed_rate(situation.demand) if situation.demand else 0.0
-    return sum(choice.counts.values()) > situation.least and total_rate(fewer, situation.fleets) >= demand
+def _can_arrive(situation: Situation, choice: Choice, ideal: Sized) -> bool:
+    """Whether the move could be ended without missing the load or the floor: there must be room for its steps."""
+    demand = situation.demand
+    load = rate_now(demand) + demand.standard_error if demand else 0.0
+    return can_arrive(
+        choice.counts, dict(ideal.counts), situation.fleets, situation.room, load=load, least=situation.least
+    )
 
 
 def _least_cost(situation: Situation, rate: float) -> float:
