@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Protocol
 
+from shoal.domain.configuration import Placement
 from shoal.domain.service import Replica, ReplicaPhase, RunningVariant
 from shoal.reconciler.inventory import Inventory
 from shoal.reconciler.items import Item
 from shoal.reconciler.kinds import CLAIM, DEPLOYMENT, POD, Pod
 from shoal.reconciler.routes import engines_of
 from shoal.reconciler.store import Store
-from shoal.render.names import LABEL_VARIANT, variant_name
+from shoal.render.names import ANNOTATION_CONFIGURATION, LABEL_VARIANT, variant_name
 from shoal.render.recipe import parse_placement
 from shoal.telemetry.gpu import GpuReading
 
@@ -38,7 +40,7 @@ def observe_variants(
             pods.setdefault(variant_name(service, pod.labels.get(LABEL_VARIANT, "")), []).append(pod)
     variants = []
     for item in store.of_service(DEPLOYMENT, namespace, service):
-        placement = parse_placement(item.annotations)
+        placement = _read_placement(item.annotations.get(ANNOTATION_CONFIGURATION, ""))
         if item.owner != owner or placement is None:
             continue
         replicas = tuple(observe_replica(store, inventory, measured, pod) for pod in pods.get(item.name, ()))
@@ -86,6 +88,12 @@ def find_failures(store: Store, namespace: str, service: str) -> dict[str, str]:
         if item.deleted_at is None and not item.body.is_over and (message := _failure(item.body)):
             found[item.name] = message[:_MESSAGE_LENGTH]
     return found
+
+
+@lru_cache(maxsize=4096)
+def _read_placement(annotation: str) -> Placement | None:
+    """Read once what never changes: a variant's annotation, asked for in every round."""
+    return parse_placement({ANNOTATION_CONFIGURATION: annotation})
 
 
 def _phase(item: Item[Pod]) -> ReplicaPhase:

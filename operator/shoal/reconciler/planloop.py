@@ -23,8 +23,9 @@ from shoal.render.slo import TTFT_TAIL
 logger = logging.getLogger(__name__)
 
 DEBOUNCE_SECONDS: Final = 0.1
-# Deciding takes at most a fifth of the time, however many changes there are.
-_REST_FACTOR: Final = 4.0
+# Deciding takes at most this share of the time, however many changes there are; so many seconds may be saved up.
+_SHARE: Final = 0.2
+_RESERVE_SECONDS: Final = 1
 # A group that takes longer than this is decided in a thread, so that writes and health checks go on.
 _INLINE_SECONDS: Final = 0.02
 _RECOVERED: Final = 0.9

@@ -126,7 +126,7 @@ class Reconciler:
                 await self._apply(item, planned.resource, planned.service, planned.decision, progress)
             self._name_planned(planned.resource, planned.service, planned.decision, progress)
         await self._report(item, planned, progress)
-        self._later(key, REPORT_SECONDS * random.uniform(1.0, 1.2))
+        self._later(key, REPORT_SECONDS * random.uniform(1.0, 2.0))
         if progress.retry is not None:
             _raise_for_queue(key, progress.retry)
         if progress.again is not None:
