@@ -224,7 +224,7 @@ def test_a_line_never_falls_and_its_highest_rate_is_within_the_bound(points, bou
         assert line.at(highest, saturation) <= bound * (1 + 1e-6)
 
 
-@settings(derandomize=True)
+@settings(derandomize=True, deadline=None)
 @given(
     alpha=st.floats(1, 50),
     beta=st.floats(0.0005, 0.2),
@@ -253,7 +253,7 @@ def test_physics_of_the_step_model(alpha, beta, gamma, floor, inputs, outputs, k
     assert of(loose, cache=kv / 2) <= base * WOBBLE or base == 0
 
 
-@settings(derandomize=True)
+@settings(derandomize=True, deadline=None)
 @given(
     ratios=st.tuples(st.floats(0.3, 1.0), st.floats(0.3, 1.0)),
     caches=st.tuples(st.floats(2000, 4e5), st.floats(2000, 4e5)),

@@ -284,7 +284,7 @@ def _option():
     return assess(world.snapshot.services[0], world).fleets[place()].option
 
 
-@settings(max_examples=300)
+@settings(derandomize=True, max_examples=300, deadline=None)
 @given(
     rate=st.floats(0.5, 2000),
     eps=st.floats(0.03, 0.25),
@@ -309,12 +309,13 @@ def test_no_growth_follows_a_shrink_within_the_uncertainty_and_moves_are_bounded
     assert moves <= 2 + math.ceil(2 * eps * rate / C) + math.ceil(2 * eps * rate / (h * C))
 
 
+@settings(derandomize=True, deadline=None)
 @given(rate=st.floats(0, 1e6), count=st.integers(1, 50))
 def test_growth_is_one_jump_to_what_carries_the_forecast(rate, count):
     demand = Demand(rate, rate, 0.0, 0.0, 300, observed=True)
     after = choose_target(situation(count, demand)).counts[place()]
     assert after * C >= rate * (1 - 1e-6)
-    assert after == 1 or after == count or (after - 1) * C < max(rate, (1 + 0.03) * count * C)
+    assert after in (1, count) or (after - 1) * C < max(rate, (1 + 0.03) * count * C)
     again = choose_target(situation(after, demand, memory_of(after, NOW)))
     assert again.change is Change.NONE
 
