@@ -92,7 +92,7 @@ class Play:
                 timeout_seconds=LONGEST_REQUEST_SECONDS,
             )
         self.watcher.zero()
-        self.act = "steady traffic"
+        self._announce("steady traffic")
         async with asyncio.TaskGroup() as tasks:
             for generator in self.generators.values():
                 tasks.create_task(generator.run())
@@ -108,9 +108,15 @@ class Play:
         )
         for at, words, happen in acts:
             await asyncio.sleep(max(0.0, at - self.watcher.elapsed))
-            self.act = words
+            self._announce(words)
             if happen is not None:
                 await happen()
+
+    def _announce(self, act: str) -> None:
+        """Name the act in the live table; where there is no terminal to redraw, print a line."""
+        self.act = act
+        if not self.console.is_terminal:
+            self.console.print(f"{self.watcher.elapsed:5.0f} s of {self.timeline.end:.0f} s  {act}")
 
     async def _crash(self) -> None:
         await asyncio.to_thread(stage.crash_leader, self.cluster)
@@ -136,7 +142,8 @@ class Play:
             message = stage.ready_message(self.watcher.view.services, "batch")
             if "ml/train-" in message or not self.seen.full_pool_message:
                 self.seen.full_pool_message = message
-            live.update(make_frame(self._frame()))
+            if self.console.is_terminal:
+                live.update(make_frame(self._frame()))
             await asyncio.sleep(1)
 
     def _note_heat(self) -> None:

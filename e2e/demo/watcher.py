@@ -85,8 +85,8 @@ class Watcher:
 
 
 def make_decided(service: str, entry: Object, started: float) -> Decided:
-    """Read one entry of a history."""
-    at = datetime.fromisoformat(entry["at"]).timestamp()
+    """Read one entry of a history. Its instant has whole seconds: the end of that second is taken."""
+    at = datetime.fromisoformat(entry["at"]).timestamp() + 1
     return Decided(
         service=service,
         at=at - started,

@@ -115,7 +115,7 @@ def test_gpus_of_a_plan_in_short(summary: str, gpus: int) -> None:
 def test_history_entries_become_decisions() -> None:
     entry = {"at": "2026-01-01T00:00:30Z", "from": "1xTP1", "to": "3xTP1", "why": "8 req/s"}
     decided = make_decided("chat", entry, started=1767225600.0)
-    assert (decided.at, decided.gpus_before, decided.gpus_after, decided.grows) == (30.0, 1, 3, True)
+    assert (decided.at, decided.gpus_before, decided.gpus_after, decided.grows) == (31.0, 1, 3, True)
 
 
 def test_gpus_of_pods_by_claim_and_by_extended_resource() -> None:

@@ -11,7 +11,7 @@ from typing import Final
 from shoal.domain.configuration import Configuration, Placement
 from shoal.domain.plan import Demand, NearestFeasible, RejectedOption
 from shoal.domain.pool import Pool
-from shoal.domain.profile import Profile
+from shoal.domain.profile import LengthMix, Profile
 from shoal.domain.reasons import HoldReason, ProfileState
 from shoal.domain.service import Mode, Objective, Replica, ReplicaPhase, Service
 from shoal.domain.snapshot import Snapshot
@@ -58,6 +58,7 @@ class Assessment:
     present: Counts
     least: int
     startup_seconds: float
+    lengths: LengthMix
     fresh: bool
     starting: bool
     profile: ProfileState
@@ -118,6 +119,7 @@ def assess(service: Service, world: World) -> Assessment:
         present=present,
         least=max(0, service.limits.min_replicas),
         startup_seconds=startup,
+        lengths=needs.lengths,
         fresh=_is_fresh(service),
         starting=_is_starting(service, world.now, startup),
         profile=_profile_state(fleets, present),
