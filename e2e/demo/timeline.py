@@ -45,7 +45,7 @@ class Timeline:
         ]
 
     def is_settling(self, stream: Stream, at: float) -> bool:
-        """Whether a request sent then is within `settle` seconds after a step of its stream; a constant one has none."""
+        """Whether a request sent then is within `settle` seconds after a step; a constant stream has none."""
         return stream.low_rate != stream.high_rate and any(
             step <= at < step + self.settle for step in (self.step_up, self.step_down)
         )

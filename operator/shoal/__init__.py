@@ -1,0 +1,1 @@
+"""Shoal: serves small language models on Kubernetes; decides how, and says why."""

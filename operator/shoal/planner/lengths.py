@@ -22,8 +22,8 @@ LENGTH_SPREAD: Final = (
 ERRORS: Final = 3.0
 """Standard errors of the mean that are no change either.
 
-Lengths are counted when a request ends: after a step of the rate, or when the operator has just begun to read, the short
-answers are counted first (100 tokens on average looked like 63 over 5 s in the demo).
+Lengths are counted when a request ends: after a step of the rate, or when the operator has just begun to read, the
+short answers are counted first (100 tokens on average looked like 63 over 5 s in the demo).
 """
 TAIL_DRIFT: Final = 2.5  # 95th percentiles wander so much more than means
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -17,8 +17,6 @@ from shoal.domain.pool import Holder, NodeStock, Stock
 from shoal.reconciler.items import Item
 from shoal.reconciler.kinds import (
     CLAIM,
-    DEPLOYMENT,
-    MODEL_SERVICE,
     NODE,
     POD,
     SLICE,
@@ -40,6 +38,8 @@ SHOAL: Final = "Shoal"
 HOT: Final = "hot"
 NOT_READY: Final = "node not ready"
 CLOSED: Final = "node closed to new pods"
+
+VariantName = tuple[str, str]  # namespace and name of a Deployment
 
 _NO_NEW_PODS: Final = ("NoSchedule", "NoExecute")
 _LARGEST_HOLDERS: Final = 16
@@ -101,8 +101,14 @@ class _Tally:
         return Stock(nodes=nodes, holders=tuple(Holder(name, gpus) for name, gpus in largest))
 
 
-def make_inventory(store: Store, pools: Iterable[OwnedPool], foreign: Sequence[Item[Pod]] | None) -> Inventory:
-    """Count every pool's GPUs. `foreign`: others' pods with extended resources; None: they could not be listed."""
+def make_inventory(
+    store: Store, pools: Iterable[OwnedPool], foreign: Sequence[Item[Pod]] | None, counted: Container[VariantName]
+) -> Inventory:
+    """Count every pool's GPUs.
+
+    `foreign`: others' pods with extended resources; None: they could not be listed. `counted`: the variants whose
+    replicas the plan counts as spent; what pods of other variants of ours hold is nobody's to give until they are gone.
+    """
     ordered = sorted(pools, key=lambda pool: (pool.created_at, pool.name))
     by_dra = [pool for pool in ordered if pool.spec.spec.claim.dra is not None]
     by_number = [pool for pool in ordered if pool.spec.spec.claim.extended_resource is not None]
@@ -111,11 +117,11 @@ def make_inventory(store: Store, pools: Iterable[OwnedPool], foreign: Sequence[I
     stocks: dict[str, Stock | None] = {}
     if all(store.is_synced(kind) for kind in (SLICE, CLAIM, NODE, TAINT_RULE)):
         gpus = _assign_devices(store, by_dra, problems)
-        stocks.update(_count_devices(store, by_dra, gpus))
+        stocks.update(_count_devices(store, by_dra, gpus, counted))
     else:
         stocks.update({pool.name: None for pool in by_dra})
     if foreign is not None and store.is_synced(NODE) and store.is_synced(POD):
-        stocks.update(_count_resources(store, by_number, foreign, problems))
+        stocks.update(_count_resources(store, by_number, _count_held(store, foreign, counted), problems))
     else:
         stocks.update({pool.name: None for pool in by_number})
     return Inventory(stocks=stocks, problems=problems, gpus=gpus)
@@ -158,10 +164,12 @@ def _is_member(pool: GPUPool, driver: str, device: Device, node: Item[Node] | No
     )
 
 
-def _count_devices(store: Store, pools: Sequence[OwnedPool], gpus: Mapping[DeviceId, Gpu]) -> dict[str, Stock | None]:
+def _count_devices(
+    store: Store, pools: Sequence[OwnedPool], gpus: Mapping[DeviceId, Gpu], counted: Container[VariantName]
+) -> dict[str, Stock | None]:
     specs = {pool.name: pool.spec for pool in pools}
     tallies = {name: _Tally() for name in specs}
-    holders = {device: _claim_holder(store, claim) for claim in store.all(CLAIM) for device in claim.body.devices}
+    holders = {device: _claim_holder(claim, counted) for claim in store.all(CLAIM) for device in claim.body.devices}
     tainted = _tainted_devices(store)
     for device, gpu in gpus.items():
         if gpu.pool is None:
@@ -173,25 +181,18 @@ def _count_devices(store: Store, pools: Sequence[OwnedPool], gpus: Mapping[Devic
     return {name: tally.make_stock() for name, tally in tallies.items()}
 
 
-def _claim_holder(store: Store, claim: Item[Claim]) -> str:
+def _claim_holder(claim: Item[Claim], counted: Container[VariantName]) -> str:
     if claim.labels.get(LABEL_MANAGED_BY) == MANAGER and LABEL_MODEL_SERVICE in claim.labels:
-        return _own_holder(store, claim)
+        return _own_holder(claim, counted)
     names = claim.body.pods or (claim.name,)
     return f"{claim.namespace}/{group_name(names[0])}"
 
 
-def _own_holder(store: Store, item: Item[Any]) -> str:
-    """Shoal, for what a variant that exists will give back or keep; its remains when the variant is gone already.
-
-    The replicas of a variant count as spent in the plan. Those of a deleted one are nobody's there, so their GPUs must
-    not count as free to use before they are gone.
-    """
+def _own_holder(item: Item[Any], counted: Container[VariantName]) -> str:
     service, variant = item.labels[LABEL_MODEL_SERVICE], item.labels.get(LABEL_VARIANT, "")
-    owner = store.get(MODEL_SERVICE, item.namespace, service)
-    lives = store.get(DEPLOYMENT, item.namespace, variant_name(service, variant)) is not None
-    if lives and owner is not None and owner.deleted_at is None:
+    if (item.namespace or "", variant_name(service, variant)) in counted:
         return SHOAL
-    return f"{item.namespace}/{service} (ending)"
+    return f"{item.namespace}/{service} (not planned)"
 
 
 def _tainted_devices(store: Store) -> set[DeviceId]:
@@ -214,9 +215,11 @@ def _tainted_devices(store: Store) -> set[DeviceId]:
 
 
 def _count_resources(
-    store: Store, pools: Sequence[OwnedPool], foreign: Sequence[Item[Pod]], problems: dict[str, str]
+    store: Store,
+    pools: Sequence[OwnedPool],
+    held: Mapping[tuple[str, str], Counter[str]],
+    problems: dict[str, str],
 ) -> dict[str, Stock | None]:
-    held = _count_held(store, foreign)
     tallies = {pool.name: _Tally() for pool in pools}
     for node in store.all(NODE):
         taken: dict[str, str] = {}  # resource -> pool that owns it on this node
@@ -232,7 +235,9 @@ def _count_resources(
     return {name: tally.make_stock() for name, tally in tallies.items()}
 
 
-def _count_held(store: Store, foreign: Sequence[Item[Pod]]) -> Mapping[tuple[str, str], Counter[str]]:
+def _count_held(
+    store: Store, foreign: Sequence[Item[Pod]], counted: Container[VariantName]
+) -> Mapping[tuple[str, str], Counter[str]]:
     """(node, resource) -> holder -> count. Terminating pods hold theirs until they are gone."""
     held: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     ours = {item.uid for item in store.all(POD)}
@@ -241,7 +246,7 @@ def _count_held(store: Store, foreign: Sequence[Item[Pod]]) -> Mapping[tuple[str
         if pod.node is None or pod.is_over:
             continue
         is_ours = item.labels.get(LABEL_MANAGED_BY) == MANAGER and LABEL_MODEL_SERVICE in item.labels
-        holder = _own_holder(store, item) if is_ours else f"{item.namespace}/{group_name(item.name)}"
+        holder = _own_holder(item, counted) if is_ours else f"{item.namespace}/{group_name(item.name)}"
         for resource, count in pod.devices.items():
             held[pod.node, resource][holder] += count
     return held

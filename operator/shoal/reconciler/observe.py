@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -19,7 +19,7 @@ from shoal.reconciler.inventory import Inventory, OwnedPool, make_inventory
 from shoal.reconciler.items import Item
 from shoal.reconciler.kinds import DEPLOYMENT, MODEL_SERVICE, NAMESPACE, Custom, Pod
 from shoal.reconciler.library import Library
-from shoal.reconciler.observe_replicas import Measurements, find_failures, observe_variants
+from shoal.reconciler.observe_replicas import Measurements, find_failures, observe_variants, own_variants
 from shoal.reconciler.planloop import View
 from shoal.reconciler.startups import Startups
 from shoal.reconciler.store import Store
@@ -57,10 +57,18 @@ class ForeignPods(Protocol):
 class _World:
     """What all services of one round share."""
 
-    pools: Mapping[str, tuple[Item[Custom], GPUPool]]
-    models: Mapping[str, GPUPool]
+    pools: Mapping[str, GPUPool]
     profiles: Mapping[str, Sequence[Profile]]
-    inventory: Inventory
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """A ModelService that can be planned: what it asks for, before anything is observed of it."""
+
+    item: Item[Custom]
+    resource: ModelService
+    engine: EngineClass
+    service: Service
 
 
 class Observer:
@@ -90,40 +98,54 @@ class Observer:
 
     def observe(self, memories: Mapping[ServiceKey, Memory]) -> View:
         """See everything once. `memories`: what is remembered in memory; the rest is read from the statuses."""
-        world = self._observe_world()
-        services: list[Service] = []
+        pools = self._library.pools()
+        world = _World({name: pool for name, (_, pool) in pools.items()}, self._library.profiles())
+        wishes: list[_Wish] = []
         resources: dict[ServiceKey, ModelService] = {}
         problems: dict[ServiceKey, tuple[Problem, ...]] = {}
-        failures: dict[ServiceKey, dict[str, str]] = {}
         for item in sorted(self._store.all(MODEL_SERVICE), key=lambda item: (item.namespace or "", item.name)):
             if item.deleted_at is not None:
                 continue
             key = ServiceKey(item.namespace or "", item.name)
-            resource = self._library.service(item)
-            if isinstance(resource, ApiError):
-                resources[key], problems[key] = _make_stand_in(item), (_unreadable(resource),)
-                continue
-            resources[key] = resource
-            failures[key] = find_failures(self._store, key.namespace, key.name)
-            found = self._observe_service(item, resource, world, memories.get(key))
-            if isinstance(found, Service):
-                services.append(found)
+            resources[key], found = self._read_wish(item, world)
+            if isinstance(found, _Wish):
+                wishes.append(found)
             else:
                 problems[key] = found
+        owned = [OwnedPool(item.created_at, pool) for item, pool in pools.values()]
+        self.inventory = self._count(owned, wishes)
+        services = [self._complete(wish, world, memories.get(wish.service.key)) for wish in wishes]
+        failures = {key: find_failures(self._store, key.namespace, key.name) for key in resources}
         return View(self._make_snapshot(world, services), resources, problems, failures)
 
-    def _observe_world(self) -> _World:
-        pools = self._library.pools()
-        models = {name: pool for name, (_, pool) in pools.items()}
-        owned = [OwnedPool(item.created_at, pool) for item, pool in pools.values()]
-        self.inventory = make_inventory(self._store, owned, self._foreign.foreign)
-        return _World(pools, models, self._library.profiles(), self.inventory)
+    def _read_wish(self, item: Item[Custom], world: _World) -> tuple[ModelService, _Wish | tuple[Problem, ...]]:
+        resource = self._library.service(item)
+        if isinstance(resource, ApiError):
+            return _make_stand_in(item), (_unreadable(resource),)
+        namespace = item.namespace or ""
+        engine = self._library.engine_class(engine_class_name(resource))
+        choice = choose_pools(resource, world.pools, self._labels_of(namespace))
+        wrong = (*find_class_problems(resource, engine), *(choice.problems if not choice.allowed else ()))
+        if engine is None or wrong:
+            return resource, wrong
+        profiles = (*world.profiles.get(namespace, ()), *world.profiles.get(self._namespace, ()))
+        service = make_service(resource, engine, choice, profiles, created_at=item.created_at)
+        return resource, _Wish(item, resource, engine, service)
+
+    def _count(self, pools: Iterable[OwnedPool], wishes: Sequence[_Wish]) -> Inventory:
+        """The stock, knowing whose variants the plan counts."""
+        counted = {
+            (wish.service.key.namespace, deployment.name)
+            for wish in wishes
+            for deployment, _ in own_variants(self._store, wish.item)
+        }
+        return make_inventory(self._store, pools, self._foreign.foreign, counted)
 
     def _make_snapshot(self, world: _World, services: Sequence[Service]) -> Snapshot:
         namespaces = {service.key.namespace for service in services}
         labels = {name: self._labels_of(name) or {} for name in namespaces}
         pools: tuple[Pool, ...] = tuple(
-            make_pool(pool, world.inventory.stocks.get(name), labels) for name, pool in world.models.items()
+            make_pool(pool, self.inventory.stocks.get(name), labels) for name, pool in world.pools.items()
         )
         profiles = [p for name in sorted({*namespaces, self._namespace}) for p in world.profiles.get(name, ())]
         return Snapshot(
@@ -135,39 +157,26 @@ class Observer:
             brakes=self._brakes,
         )
 
-    def _observe_service(
-        self, item: Item[Custom], resource: ModelService, world: _World, memory: Memory | None
-    ) -> Service | tuple[Problem, ...]:
-        namespace = item.namespace or ""
-        engine = self._library.engine_class(engine_class_name(resource))
-        choice = choose_pools(resource, world.models, self._labels_of(namespace))
-        wrong = (*find_class_problems(resource, engine), *(choice.problems if not choice.allowed else ()))
-        if engine is None or wrong:
-            return wrong
-        profiles = (*world.profiles.get(namespace, ()), *world.profiles.get(self._namespace, ()))
-        wish = make_service(resource, engine, choice, profiles, created_at=item.created_at)
-        running = observe_variants(
-            self._store, world.inventory, self._telemetry, namespace=namespace, service=item.name, owner=item.uid
-        )
-        remembered = memory or memory_of(item.body.raw.get("status"))
+    def _complete(self, wish: _Wish, world: _World, memory: Memory | None) -> Service:
+        """The wish with what runs, what was measured, what is remembered."""
+        running = observe_variants(self._store, self.inventory, self._telemetry, wish.item)
+        remembered = memory or memory_of(wish.item.body.raw.get("status"))
+        startup = self._startups.p90(wish.service.key) or remembered.startup_p90_seconds
         return replace(
-            wish,
-            running=tuple(self._judge(variant, resource, engine, wish, world) for variant in running),
-            load=self._telemetry.load_of(wish.key),
-            memory=replace(
-                remembered, startup_p90_seconds=self._startups.p90(wish.key) or remembered.startup_p90_seconds
-            ),
+            wish.service,
+            running=tuple(self._judge(variant, wish, world) for variant in running),
+            load=self._telemetry.load_of(wish.service.key),
+            memory=replace(remembered, startup_p90_seconds=startup),
         )
 
-    def _judge(
-        self, variant: RunningVariant, resource: ModelService, engine: EngineClass, wish: Service, world: _World
-    ) -> RunningVariant:
+    def _judge(self, variant: RunningVariant, wish: _Wish, world: _World) -> RunningVariant:
         """Say whether a variant still runs what is asked for. One whose pool is gone keeps running as it is."""
-        pool = world.models.get(variant.placement.pool)
-        item = self._store.get(DEPLOYMENT, wish.key.namespace, variant.name)
+        service = wish.service
+        pool = world.pools.get(variant.placement.pool)
+        item = self._store.get(DEPLOYMENT, service.key.namespace, variant.name)
         if pool is None or item is None:
             return variant
-        recipe = Recipe(resource, pool, engine, variant.placement, wish.max_context_tokens, wish.facts)
+        recipe = Recipe(wish.resource, pool, wish.engine, variant.placement, service.max_context_tokens, service.facts)
         outdated = item.annotations.get(ANNOTATION_IDENTITY) != self._identity(recipe)
         return replace(variant, outdated=outdated)
 

@@ -10,7 +10,7 @@ from shoal.domain.configuration import Placement
 from shoal.domain.service import Replica, ReplicaPhase, RunningVariant
 from shoal.reconciler.inventory import Inventory
 from shoal.reconciler.items import Item
-from shoal.reconciler.kinds import CLAIM, DEPLOYMENT, POD, Pod
+from shoal.reconciler.kinds import CLAIM, DEPLOYMENT, POD, Custom, Deployment, Pod
 from shoal.reconciler.routes import engines_of
 from shoal.reconciler.store import Store
 from shoal.render.names import ANNOTATION_CONFIGURATION, LABEL_VARIANT, variant_name
@@ -30,19 +30,24 @@ class Measurements(Protocol):
         """GPUs of a node; empty: not known."""
 
 
-def observe_variants(
-    store: Store, inventory: Inventory, measured: Measurements, *, namespace: str, service: str, owner: str
-) -> tuple[RunningVariant, ...]:
-    """The Deployments that the ModelService with UID `owner` controls, with their pods."""
-    pods: dict[str, list[Item[Pod]]] = {}
-    for pod in store.of_service(POD, namespace, service):
-        if not pod.body.is_over:
-            pods.setdefault(variant_name(service, pod.labels.get(LABEL_VARIANT, "")), []).append(pod)
-    variants = []
-    for item in store.of_service(DEPLOYMENT, namespace, service):
+def own_variants(store: Store, service: Item[Custom]) -> Iterator[tuple[Item[Deployment], Placement]]:
+    """The Deployments that a ModelService controls, with what each runs."""
+    for item in store.of_service(DEPLOYMENT, service.namespace or "", service.name):
         placement = _read_placement(item.annotations.get(ANNOTATION_CONFIGURATION, ""))
-        if item.owner != owner or placement is None:
-            continue
+        if item.owner == service.uid and placement is not None:
+            yield item, placement
+
+
+def observe_variants(
+    store: Store, inventory: Inventory, measured: Measurements, service: Item[Custom]
+) -> tuple[RunningVariant, ...]:
+    """The variants of a ModelService with their pods."""
+    pods: dict[str, list[Item[Pod]]] = {}
+    for pod in store.of_service(POD, service.namespace or "", service.name):
+        if not pod.body.is_over:
+            pods.setdefault(variant_name(service.name, pod.labels.get(LABEL_VARIANT, "")), []).append(pod)
+    variants = []
+    for item, placement in own_variants(store, service):
         replicas = tuple(observe_replica(store, inventory, measured, pod) for pod in pods.get(item.name, ()))
         desired = 0 if item.deleted_at else item.body.replicas
         variants.append(RunningVariant(item.name, placement, desired=desired, replicas=replicas))

@@ -63,14 +63,13 @@ class Operator:
     def __init__(self, settings: Settings, cluster: Cluster, guard: Guard) -> None:
         self.settings, self.cluster, self.guard = settings, cluster, guard
         self.now = make_clock()
-        self.store = Store(self.now)
+        self.store = Store(self.now, self._is_wanted)
         self.library = Library(self.store)
         self.queue: WorkQueue[Key] = WorkQueue()
-        self.resync = Resync(
-            cluster, self.store, namespaces=settings.watch_namespaces, interval=settings.resync_interval
-        )
-        self.watcher = Watcher(self._deliver, settings.watch_namespaces)
-        self.collector = Collector(_make_source(settings), tick_seconds=settings.planning_interval, clock=steady)
+        self.resync = Resync(cluster, self.store, interval=settings.resync_interval)
+        self.watcher = Watcher(self._deliver)
+        self.source = _make_source(settings)
+        self.collector = Collector(self.source, tick_seconds=settings.planning_interval, clock=steady)
         self.startups = Startups()
         self.ads = AdsServer(f"{_bracket(settings.bind_address)}:{settings.xds_port}")
         self.routes = Routes(self.store, self.ads)
@@ -126,7 +125,7 @@ class Operator:
             self.resync.run(),
             self._watch(),
             self._route(),
-            self.collector.run(),
+            self._measure(),
             self._follow_targets(),
             self._compare_schemas(),
             self._lead(),
@@ -137,6 +136,7 @@ class Operator:
         finally:
             await self.ads.stop()
             await server.stop()
+            await self.source.close()
             await self.cluster.close()
 
     # -- every replica ---------------------------------------------------------------------------------------------
@@ -153,6 +153,14 @@ class Operator:
         else:
             self.store.put(kind, item)
 
+    def _is_wanted(self, kind: Kind[Any], item: Item[Any]) -> bool:
+        """Whether an object concerns this operator: with watched namespaces, ModelServices elsewhere do not.
+
+        All else is kept: claims and pods of everybody count as stock, profiles come from the operator's namespace.
+        """
+        wanted = self.settings.watch_namespaces
+        return kind is not MODEL_SERVICE or not wanted or item.namespace in wanted
+
     async def _watch(self) -> None:
         await self.resync.discovered.wait()
         await self.watcher.run(lambda: self.resync.places)
@@ -161,6 +169,16 @@ class Operator:
         await self.resync.listed.wait()
         self.routes.complete()
         await self.routes.run()
+
+    async def _measure(self) -> None:
+        """Read everything each tick. A round that fails is a tick without answers."""
+        tick = self.settings.planning_interval
+        while True:
+            try:
+                await self.collector.round()
+            except Exception:
+                logger.exception("a round of reading failed")
+            await asyncio.sleep(tick - steady() % tick)
 
     def _note_targets(self, change: Change) -> None:
         is_pod = is_of_kind(change, POD) and is_replica_changed(change)

@@ -8,7 +8,6 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from shoal.api.errors import ApiError
 from shoal.reconciler.clock import steady
 from shoal.reconciler.cluster import Cluster, Object, Place
 from shoal.reconciler.errors import ClusterError
@@ -22,6 +21,7 @@ logger = logging.getLogger(__name__)
 _PODS = Place("", "v1", "pods", "Pod")
 _RUNNING = "status.phase!=Succeeded,status.phase!=Failed"
 _LONGEST_PAUSE_SECONDS = 15.0
+_NEWEST = 2**63
 
 
 class Resync:
@@ -31,10 +31,9 @@ class Resync:
     pool; None: they could not be listed, which is not none.
     """
 
-    def __init__(self, cluster: Cluster, store: Store, *, namespaces: tuple[str, ...], interval: float) -> None:
+    def __init__(self, cluster: Cluster, store: Store, *, interval: float) -> None:
         self._cluster = cluster
         self._store = store
-        self._namespaces = namespaces
         self._interval = interval
         self._asked = asyncio.Event()
         self.places: dict[Kind[Any], Place] = {}
@@ -55,12 +54,17 @@ class Resync:
         while True:
             try:
                 await self.list_once()
-                pause, wait = 0.5, self._interval * random.uniform(0.9, 1.1)
             except ClusterError as error:
-                self.failures += 1
                 logger.warning("listing failed, again in %.1f s: %s", pause, error)
-                wait, pause = pause, min(_LONGEST_PAUSE_SECONDS, pause * 2)
-            await self._wait(wait)
+            except Exception:
+                logger.exception("listing failed, again in %.1f s", pause)
+            else:
+                pause = 0.5
+                await self._wait(self._interval * random.uniform(0.9, 1.1))
+                continue
+            self.failures += 1
+            await self._wait(pause)
+            pause = min(_LONGEST_PAUSE_SECONDS, pause * 2)
 
     async def list_once(self) -> None:
         """List every kind once. Raises ClusterError when one could not be listed; the others are up to date then."""
@@ -98,16 +102,15 @@ class Resync:
     async def _list_kind(self, kind: Kind[Any]) -> None:
         place = self.places.get(kind)
         if place is None:
-            self._store.replace(kind, (), 2**63)
-            return
-        scopes = self._namespaces if kind.namespaced and self._namespaces else (None,)
+            if kind.optional:
+                self._store.replace(kind, (), _NEWEST)
+            return  # our own kinds are missing while their CRDs are replaced: what was known stays
         items: list[Item[Any]] = []
-        oldest: int | None = None
-        for namespace in scopes:
-            async for raws, version in self._cluster.list_chunks(place, namespace, selector=kind.selector):
-                oldest = version if oldest is None else min(oldest, version)
-                items.extend(_make_items(kind, raws))
-        self._store.replace(kind, items, oldest or 0)
+        listed_at = 0
+        async for raws, version in self._cluster.list_chunks(place, selector=kind.selector):
+            listed_at = version
+            items.extend(self._make_items(kind, raws))
+        self._store.replace(kind, items, listed_at)
 
     async def _list_foreign(self) -> None:
         wanted = {name for name in map(_extended_resource, self._store.all(GPU_POOL)) if name}
@@ -116,10 +119,10 @@ class Resync:
             return
         found: list[Item[Pod]] = []
         try:
-            async for raws, _ in self._cluster.list_chunks(_PODS, None, fields=_RUNNING):
+            async for raws, _ in self._cluster.list_chunks(_PODS, fields=_RUNNING):
                 found.extend(
                     item
-                    for item in _make_items(POD, raws)
+                    for item in self._make_items(POD, raws)
                     if wanted & item.body.devices.keys() and item.labels.get(LABEL_MANAGED_BY) != MANAGER
                 )
         except ClusterError as error:
@@ -127,6 +130,18 @@ class Resync:
             logger.warning("cannot list the pods that hold GPUs: %s", error)
             return
         self.foreign = tuple(found)
+
+    def _make_items(self, kind: Kind[Any], raws: list[Object]) -> list[Item[Any]]:
+        """Trim a chunk at once, so that never more than one chunk is held in full. What is known already is kept."""
+        items = []
+        for raw in raws:
+            try:
+                known = self._store.by_uid(kind, raw["metadata"]["uid"])
+                same = known is not None and known.version == int(raw["metadata"]["resourceVersion"])
+                items.append(known if known is not None and same else make_item(kind, raw))
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                logger.warning("a %s that cannot be understood was left out: %r", kind, error)
+        return items
 
     async def _wait(self, seconds: float) -> None:
         try:
@@ -141,14 +156,3 @@ def _extended_resource(pool: Item[Any]) -> str | None:
     claim = (pool.body.raw.get("spec") or {}).get("claim") or {}
     name: str | None = claim.get("extendedResource")
     return name
-
-
-def _make_items(kind: Kind[Any], raws: list[Object]) -> list[Item[Any]]:
-    """Trim a chunk at once, so that never more than one chunk is held in full."""
-    items = []
-    for raw in raws:
-        try:
-            items.append(make_item(kind, raw))
-        except (KeyError, TypeError, ValueError, AttributeError, ApiError) as error:
-            logger.warning("a %s that cannot be understood was left out: %r", kind, error)
-    return items

@@ -60,10 +60,11 @@ class Store:
 
     Events may come late, twice, out of order, or not at all: the newest version of an object wins, what was deleted
     never comes back (UIDs are not reused), and `replace` closes every gap. Listeners are told of real changes only.
+    Objects that are not `is_wanted` are as if they were not there.
     """
 
-    def __init__(self, now: Now) -> None:
-        self._now = now
+    def __init__(self, now: Now, is_wanted: Callable[[Kind[Any], Item[Any]], bool] = lambda kind, item: True) -> None:
+        self._now, self._is_wanted = now, is_wanted
         self._tables: dict[Kind[Any], _Table] = defaultdict(_Table)
         self._tombstones: dict[str, float] = {}
         self._listeners: list[Callable[[Change], None]] = []
@@ -74,6 +75,8 @@ class Store:
 
     def put(self, kind: Kind[B], item: Item[B]) -> None:
         """Take in an object as it was seen."""
+        if not self._is_wanted(kind, item):
+            return
         table = self._tables[kind]
         known = table.by_uid.get(item.uid)
         if item.uid in self._tombstones or (known is not None and known.version >= item.version):

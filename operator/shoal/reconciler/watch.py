@@ -60,9 +60,8 @@ class _NoDiffs(kopf.DiffBaseStorage):
 class Watcher:
     """Runs kopf, and again when it ends; delivers trimmed objects into the loop that `run` was called in."""
 
-    def __init__(self, deliver: Deliver, namespaces: tuple[str, ...]) -> None:
+    def __init__(self, deliver: Deliver) -> None:
         self._deliver = deliver
-        self._namespaces = namespaces
         self._stop: Callable[[], None] | None = None
         self.restarts = 0
         self.events = 0
@@ -123,8 +122,7 @@ class Watcher:
             registry=self._make_registry(ours, places),
             settings=make_settings(places),
             standalone=True,
-            clusterwide=not self._namespaces,
-            namespaces=self._namespaces,
+            clusterwide=True,
         )
 
     def _make_registry(self, ours: asyncio.AbstractEventLoop, places: Places) -> Any:
