@@ -30,7 +30,7 @@ setup: $(VENV)/.ready ## Make .venv with shoal, kubectl-shoal and the tools
 
 .PHONY: scan
 scan: binaries .venv-scan/.ready ## checkov on the rendered chart and the Dockerfile
-	@$(BIN)/pytest -q tests/chart/test_scan.py
+	@$(BIN)/pytest -q tests/chart/test_checkov.py
 
 .PHONY: binaries
 binaries: setup ## Build and cache the embedded control plane and helm (about 12 minutes the first time on two cores)
@@ -50,7 +50,7 @@ check: setup ## Style, types, layers, generated files
 
 .PHONY: test
 test: check binaries .venv-scan/.ready ## Everything CI runs
-	$(BIN)/pytest $(PYTEST_FLAGS)
+	$(BIN)/pytest -n 2 --dist loadfile $(PYTEST_FLAGS)
 
 .PHONY: quick
 quick: setup ## The pure tests alone
