@@ -8,10 +8,8 @@ import pytest
 from objects import (
     L40S,
     add_claim,
-    add_deployment,
     add_node,
     add_pod,
-    add_service,
     add_slice,
     add_taint,
     make_engine_pod,
@@ -44,8 +42,13 @@ def owned(**pool: Any) -> OwnedPool:
     return OwnedPool(parse_time(content["metadata"]["creationTimestamp"]), parse_object(GPUPool, content))
 
 
-def count(store: Store, *pools: OwnedPool, foreign: tuple[Item[Any], ...] | None = ()) -> Inventory:
-    return make_inventory(store, pools or (owned(),), foreign)
+COUNTED = {("team", "chat-00000000")}
+
+
+def count(
+    store: Store, *pools: OwnedPool, foreign: tuple[Item[Any], ...] | None = (), counted: set[tuple[str, str]] = COUNTED
+) -> Inventory:
+    return make_inventory(store, pools or (owned(),), foreign, counted)
 
 
 def summary(stock: Stock | None) -> tuple[int, int, dict[str, int]] | None:
@@ -77,16 +80,15 @@ def test_claims_of_others_are_grouped() -> None:
 
 def test_our_own_stay_usable() -> None:
     store = a_node_with_four()
-    add_service(store)
-    add_deployment(store, "chat", "00000000", 1, {})
     add_claim(store, "x", "a", [0], pod="chat-1", **OURS)
     assert summary(count(store).stocks["h100"]) == (4, 4, {"Shoal": 1})
 
 
-def test_the_remains_of_a_deleted_service_are_nobodys_to_give() -> None:
+def test_what_no_plan_counts_is_nobodys_to_give() -> None:
+    """Pods of a deleted ModelService, or of one that cannot be planned now."""
     store = a_node_with_four()
     add_claim(store, "x", "a", [0], pod="chat-1", **OURS)
-    assert summary(count(store).stocks["h100"]) == (4, 3, {"team/chat (ending)": 1})
+    assert summary(count(store, counted=set()).stocks["h100"]) == (4, 3, {"team/chat (not planned)": 1})
 
 
 @pytest.mark.parametrize(
@@ -116,8 +118,6 @@ def test_a_node_that_is_not_ready() -> None:
     store = make_store()
     add_node(store, "a", ready=False)
     add_slice(store, "a", 4)
-    add_service(store)
-    add_deployment(store, "chat", "00000000", 1, {})
     add_claim(store, "x", "a", [0], pod="chat-1", **OURS)
     assert summary(count(store).stocks["h100"]) == (4, 1, {"node not ready": 3, "Shoal": 1})
 
@@ -180,7 +180,7 @@ def test_only_the_newest_slices_of_a_driver_count() -> None:
 
 def test_what_was_not_listed_is_unknown() -> None:
     store = Store(lambda: 0.0)
-    inventory = make_inventory(store, (owned(), owned(name="l40s", accelerator=L40S, **EXTENDED)), None)
+    inventory = make_inventory(store, (owned(), owned(name="l40s", accelerator=L40S, **EXTENDED)), None, set())
     assert inventory.stocks == {"h100": None, "l40s": None}
 
 
@@ -203,8 +203,6 @@ def stranger(name: str, gpus: int, node: str = "b", phase: str = "Running") -> I
 
 def test_extended_resources_are_counted_by_number() -> None:
     store = with_extended()
-    add_service(store)
-    add_deployment(store, "chat", "00000000", 1, {})
     add_pod(store, "chat-1", node="b", limits={"nvidia.com/gpu": "1"})
     pool = owned(name="l40s", accelerator=L40S, **EXTENDED)
     foreign = (stranger("train-0", 2), stranger("done-0", 1, phase="Succeeded"), stranger("elsewhere", 1, node="c"))
@@ -216,8 +214,6 @@ def test_extended_resources_are_counted_by_number() -> None:
 def test_a_pod_is_counted_once() -> None:
     """One of ours that the list of strangers holds as well."""
     store = with_extended()
-    add_service(store)
-    add_deployment(store, "chat", "00000000", 1, {})
     content = make_engine_pod("chat-1", node="b", limits={"nvidia.com/gpu": "1"})
     store.put(POD, make_item(POD, content))
     pool = owned(name="l40s", accelerator=L40S, **EXTENDED)

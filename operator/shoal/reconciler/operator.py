@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final
 
 from kubernetes.aio.leaderelection.resourcelock.leaselock import LeaseLock
@@ -122,13 +122,13 @@ class Operator:
             registry=self._make_registry(),
         )
         parts = [
-            self.resync.run(),
-            self._watch(),
-            self._route(),
-            self._measure(),
-            self._follow_targets(),
-            self._compare_schemas(),
-            self._lead(),
+            keep_running(self.resync.run),
+            keep_running(self._watch),
+            keep_running(self._route),
+            keep_running(self._measure),
+            keep_running(self._follow_targets),
+            keep_running(self._compare_schemas),
+            keep_running(self._lead),
             self.elector.run(),
         ]
         try:
@@ -174,10 +174,7 @@ class Operator:
         """Read everything each tick. A round that fails is a tick without answers."""
         tick = self.settings.planning_interval
         while True:
-            try:
-                await self.collector.round()
-            except Exception:
-                logger.exception("a round of reading failed")
+            await self.collector.round()
             await asyncio.sleep(tick - steady() % tick)
 
     def _note_targets(self, change: Change) -> None:
@@ -297,15 +294,25 @@ async def run_operator(settings: Settings) -> None:
     logger.info("stopped")
 
 
+async def keep_running(part: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run a part for ever, and again a second after a defect ended it: the others never notice."""
+    while True:
+        try:
+            await part()
+        except Exception:
+            logger.exception("%s ended; it starts again", part.__qualname__)
+        await asyncio.sleep(1.0)
+
+
 async def _run_until(stop: asyncio.Event, parts: list[Coroutine[Any, Any, None]]) -> None:
     """Run all parts until `stop`. Raises what ended one of them, as none may end."""
-    tasks = [asyncio.create_task(part, name=getattr(part, "__qualname__", "part")) for part in parts]
+    tasks = [asyncio.create_task(part, name=f"part-{number}") for number, part in enumerate(parts)]
     waiter = asyncio.create_task(stop.wait(), name="stop")
     try:
         done, _ = await asyncio.wait([*tasks, waiter], return_when=asyncio.FIRST_COMPLETED)
         for task in done - {waiter}:
             task.result()
-            raise RuntimeError(f"{task.get_name()} ended")
+            raise RuntimeError("a part that runs for ever has ended")
     finally:
         await _cancel([*tasks, waiter])
 

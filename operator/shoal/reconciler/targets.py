@@ -21,7 +21,9 @@ from shoal.telemetry.targets import AgentTarget, EngineTarget, RouterTarget, Tar
 
 
 def make_targets(store: Store, operator_namespace: str) -> Targets:
-    """Every engine and router that runs, and the GPU agents of the operator's own namespace: no others are believed."""
+    """Engines and routers of known ModelServices, and the GPU agents of the operator's own namespace: no others."""
+    services = {key_of(item): is_routed(item) for item in store.all(MODEL_SERVICE)}
+    namespaces = {key.namespace for key, routed in services.items() if routed}
     engines: list[EngineTarget] = []
     routers: list[RouterTarget] = []
     agents: list[AgentTarget] = []
@@ -30,8 +32,8 @@ def make_targets(store: Store, operator_namespace: str) -> Targets:
         if not pod.address or pod.phase != "Running":
             continue
         if component == COMPONENT_ENGINE:
-            engines.extend(_make_engines(item, pod.address))
-        elif component == COMPONENT_ROUTER:
+            engines.extend(target for target in _make_engines(item, pod.address) if target.service in services)
+        elif component == COMPONENT_ROUTER and item.namespace in namespaces:
             routers.append(
                 RouterTarget(
                     namespace=item.namespace or "",
@@ -42,7 +44,7 @@ def make_targets(store: Store, operator_namespace: str) -> Targets:
             )
         elif component == COMPONENT_GPU_AGENT and item.namespace == operator_namespace and pod.node:
             agents.append(AgentTarget(node=pod.node, address=pod.address))
-    routed = frozenset(key_of(item) for item in store.all(MODEL_SERVICE) if is_routed(item))
+    routed = frozenset(key for key, is_routed_by_envoy in services.items() if is_routed_by_envoy)
     return Targets(engines=tuple(engines), routers=tuple(routers), agents=tuple(agents), routed=routed)
 
 
