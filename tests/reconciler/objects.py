@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from shoal.reconciler.items import Item, Kind, make_item
@@ -204,3 +205,10 @@ def make_engine_pod(
 
 def add_pod(store: Store, name: str, **more: Any) -> Item[Any]:
     return put(store, POD, make_engine_pod(name, **more))
+
+
+async def until(holds: Callable[[], bool], timeout: float = 5.0) -> None:
+    """Wait until something the test cannot await has happened."""
+    async with asyncio.timeout(timeout):
+        while not holds():  # noqa: ASYNC110 - what is waited for are plain values
+            await asyncio.sleep(0.005)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from objects import until
 
 from shoal.reconciler.workqueue import RateLimit, RequeueError, WorkFailedError, WorkQueue
 
@@ -101,12 +102,6 @@ async def worker(queue: WorkQueue[str], outcomes: list[Exception | None]) -> Asy
     yield seen
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-
-
-async def until(holds, timeout: float = 2.0) -> None:  # type: ignore[no-untyped-def]
-    async with asyncio.timeout(timeout):
-        while not holds():  # noqa: ASYNC110 - what is waited for are plain values
-            await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("error", [ValueError("broken"), WorkFailedError("told"), RequeueError(0.01, "again")])
