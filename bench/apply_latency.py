@@ -12,7 +12,7 @@ from bench.run import Measured, Say
 from bench.services import MODELS, POOLS, make_service
 from bench.spread import Target, make_figure
 from bench.stage import READY_SECONDS, Stage, open_stage
-from bench.view import View, is_ready, open_view
+from bench.view import NOTHING, View, is_ready, open_view
 from e2e.devcluster import ApiClient
 
 TITLE = "From apply to the existence of the Deployment, on an idle operator"
@@ -69,8 +69,5 @@ async def _apply(client: ApiClient, view: View, name: str, model: str) -> float:
     await client.apply(make_service(*key, model), manager="kubectl")
     await view.until(lambda: key in view.deployed_at, f"the Deployment of {name}", timeout=READY_SECONDS)
     seconds = view.deployed_at[key] - began
-    await view.until(lambda: is_ready(view.services.get(key, _NOBODY)), f"{name} Ready", timeout=READY_SECONDS)
+    await view.until(lambda: is_ready(view.services.get(key, NOTHING)), f"{name} Ready", timeout=READY_SECONDS)
     return seconds
-
-
-_NOBODY = {"metadata": {"generation": 1}}

@@ -46,7 +46,7 @@ class Settings:
     window: float = 10.0
 
 
-QUICK = Settings(services=4, namespaces=2, starts=1, calm=5.0, steady=60.0, window=5.0)
+QUICK = Settings(services=4, namespaces=2, starts=1, calm=1.0, steady=10.0, window=5.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ async def _start(stage: Stage, view: View, settings: Settings, say: Say) -> tupl
     began = operator.started_at
 
     async def reach(name: str, holds: Callable[[Key], bool]) -> float:
-        seen = await view.until(lambda: all(holds(key) for key in keys), f"all {name}", timeout=_START_SECONDS)
+        seen = await view.until_all(keys, holds, name, timeout=_START_SECONDS)
         say(f"all {len(keys)} {name} after {seen - began:.1f} s")
         return seen - began
 

@@ -11,7 +11,7 @@ from bench.run import Measured, Say
 from bench.services import MODELS, POOLS, make_service
 from bench.spread import Target, make_figure
 from bench.stage import READY_SECONDS, Stage, open_stage
-from bench.view import Object, View, is_ready, open_view
+from bench.view import NOTHING, Object, View, is_ready, open_view
 
 TITLE = "From a step of the request rate to the decision"
 TARGET = Target(below=2.0, statistic="p95")
@@ -49,7 +49,9 @@ async def _measure(stage: Stage, settings: Settings, say: Say) -> Measured:
         for index, name in enumerate(names):
             await client.apply(make_service(_NAMESPACE, name, MODELS[index % len(MODELS)]), manager="kubectl")
         keys = [(_NAMESPACE, name) for name in names]
-        await view.until(lambda: _all_ready(view, keys), "all services Ready", timeout=READY_SECONDS)
+        await view.until_all(
+            keys, lambda key: is_ready(view.services.get(key, NOTHING)), "Ready", timeout=READY_SECONDS
+        )
         rates = {name: _capacity(view.services[_NAMESPACE, name]) for name in names}
         for name in names:
             await asyncio.to_thread(stage.hollow.set_rate, f"{_NAMESPACE}/{name}", _LOW * rates[name])
@@ -83,10 +85,6 @@ async def _step(stage: Stage, view: View, name: str, rate: float) -> float:
     began = await asyncio.to_thread(stage.hollow.set_rate, f"{_NAMESPACE}/{name}", rate)
     seen = await view.until(lambda: _replicas(view.services[key]) > before, f"{name} grows", timeout=READY_SECONDS)
     return seen - began
-
-
-def _all_ready(view: View, keys: list[tuple[str, str]]) -> bool:
-    return all(key in view.services and is_ready(view.services[key]) for key in keys)
 
 
 def _capacity(service: Object) -> float:

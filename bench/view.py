@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +16,8 @@ Object = dict[str, Any]
 Key = tuple[str, str]  # namespace and name of a ModelService
 
 SERVICES = "/apis/shoal.dev/v1alpha1/modelservices"
+NOTHING: Object = {"metadata": {"generation": 1}}
+"""Stands in for a service that has not been seen yet: it is neither observed nor ready."""
 _DEPLOYMENTS = "/apis/apps/v1/deployments"
 
 
@@ -35,6 +37,18 @@ class View:
             except TimeoutError:
                 raise TimeoutError(f"{what}: not within {timeout:.0f} s") from None
         return time.monotonic()
+
+    async def until_all(self, keys: Sequence[Key], holds: Callable[[Key], bool], what: str, *, timeout: float) -> float:
+        """Wait until a predicate holds for every service. Raises TimeoutError that tells of one that is missing."""
+        try:
+            return await self.until(lambda: all(holds(key) for key in keys), f"all {what}", timeout=timeout)
+        except TimeoutError as error:
+            missing = [key for key in keys if not holds(key)]
+            status = self.services.get(missing[0], {}).get("status", {}) if missing else {}
+            said = "; ".join(f"{c['type']}={c['status']} {c['message']}" for c in status.get("conditions", ()))
+            raise TimeoutError(
+                f"{error}; {len(missing)} missing, such as {missing[:1]}: {said or 'no status'}"
+            ) from None
 
     async def follow_services(self, client: ApiClient) -> None:
         """Keep `services` up to date, for ever."""
