@@ -74,7 +74,7 @@ def make_table(result: Result) -> RenderableType:
     table.add_column("", no_wrap=True)
     for figure in result.figures:
         spread = figure.spread
-        numbers = (_short(value) for value in (spread.min, spread.median, spread.p95, spread.max))
+        numbers = (short(value) for value in (spread.min, spread.median, spread.p95, spread.max))
         name = f"{figure.name} ({figure.unit})"
         table.add_row(name, str(spread.count), *numbers, _target(figure), _verdict(figure))
     setting = ", ".join(f"{key} {value}" for key, value in result.setting.items())
@@ -83,7 +83,7 @@ def make_table(result: Result) -> RenderableType:
 
 
 def _target(figure: Figure) -> str:
-    return f"{figure.target.statistic} < {_short(figure.target.below)}" if figure.target else ""
+    return f"{figure.target.statistic} < {short(figure.target.below)}" if figure.target else ""
 
 
 def _verdict(figure: Figure) -> Text:
@@ -92,5 +92,6 @@ def _verdict(figure: Figure) -> Text:
     return Text("met", style="green") if figure.met else Text("MISSED", style="bold red")
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
+    """Three significant digits, without an exponent."""
     return f"{round_to_digits(value, 3):,.10g}"

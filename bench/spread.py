@@ -22,7 +22,8 @@ class Spread:
 
     def to_dict(self) -> dict[str, Any]:
         """What stands in a result file."""
-        return {name: round_to_digits(getattr(self, name)) for name in self.__slots__}
+        rounded = {name: round_to_digits(getattr(self, name)) for name in ("min", "median", "p95", "max")}
+        return {"count": self.count, **rounded}
 
 
 def make_spread(values: Sequence[float]) -> Spread:

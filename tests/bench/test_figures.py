@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from bench import document
 from bench.machine import Machine, read_commit, read_machine
 from bench.report import Result, make_table, write_result
 from bench.spread import Target, make_figure, make_spread
@@ -88,3 +89,13 @@ def test_this_machine_can_be_described() -> None:
     assert machine.memoryGiB > 0
     assert str(machine.cores) in str(machine)
     assert read_commit()
+
+
+def test_the_page_is_written_from_the_results() -> None:
+    assert document.PAGE.read_text() == document.make_page(document.read_results())
+
+
+def test_the_page_tells_what_was_missed() -> None:
+    page = document.make_page({"fleet200": make_result(2.0).to_dict()})
+    assert "| apply to Deployment (s) | 1 | 2 | 2 | 2 | 2 | median < 1 | **missed** |" in page
+    assert "python -m bench x" in page
