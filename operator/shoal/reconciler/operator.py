@@ -54,6 +54,8 @@ logger = logging.getLogger(__name__)
 
 LEASE_NAME: Final = "shoal-operator"
 _TARGETS_SECONDS: Final = 0.5
+# Planning follows each round of measurements at once. Planning intervals after which it no longer waits for one.
+_LATEST_ROUND: Final = 1.2
 _STOP_SECONDS: Final = 5.0
 
 
@@ -91,7 +93,7 @@ class Operator:
             decide=decide,
             remember=remember,
             on_change=self.queue.add,
-            interval=settings.planning_interval,
+            interval=_LATEST_ROUND * settings.planning_interval,
         )
         self.reconciler = Reconciler(
             writer=Writer(cluster, self.store),
@@ -145,6 +147,7 @@ class Operator:
         self.store.listen(self.startups.note)
         self.store.listen(self.dirt.note)
         self.store.listen(self._note_targets)
+        self.collector.on_round(self.plans.mark_all)
         self.resync.on_places = self.watcher.restart
 
     def _deliver(self, kind: Kind[Any], event: str | None, item: Item[Any]) -> None:
