@@ -247,7 +247,7 @@ def test_the_scheduler_finds_exactly_the_accelerator(control_plane: DevCluster, 
         }
         write(control_plane, pod, MANAGER)
         path = f"/api/v1/namespaces/{namespace}/pods/picky"
-        bound = control_plane.wait_for(path, lambda found: bool(found["spec"].get("nodeName")))
+        bound = control_plane.wait_for(path, lambda found: bool(found["spec"].get("nodeName")), timeout=150)
         assert bound["spec"]["nodeName"] == node
         claim = bound["status"]["resourceClaimStatuses"][0]["resourceClaimName"]
         path = f"/apis/resource.k8s.io/v1/namespaces/{namespace}/resourceclaims/{claim}"
