@@ -1,4 +1,4 @@
-"""How the engines of a replica share the memory of their GPUs. The planner counts with the same numbers."""
+"""How the engines of a replica share the memory of their GPUs, by the numbers of domain/gpu_memory.py."""
 
 from __future__ import annotations
 
@@ -9,14 +9,11 @@ from shoal.api import defaults
 from shoal.api.fields import parse_quantity
 from shoal.api.gpu_pool import PoolMemory
 from shoal.domain.configuration import Configuration
+from shoal.domain.gpu_memory import ENGINE_OVERHEAD_BYTES, MOST_PERCENT, MOST_PERCENT_UNIFIED
 from shoal.domain.profile import ModelFacts
 from shoal.render.errors import RenderError
 
 MIB: Final = 2**20
-MOST_PERCENT: Final = 90  # the driver and what vLLM does not count need the rest
-MOST_PERCENT_UNIFIED: Final = 80  # the host's programs live in the same memory
-ENGINE_OVERHEAD_BYTES: Final = 1_500_000_000
-"""CUDA context, captured graphs and activations of one engine, beside weights and KV cache."""
 
 
 @dataclass(frozen=True, slots=True)
