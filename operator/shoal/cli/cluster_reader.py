@@ -51,7 +51,7 @@ class ClusterReader:
         return sorted(items, key=lambda item: (item["metadata"]["namespace"], item["metadata"]["name"]))
 
     def _own_namespace(self) -> str:
-        # Importing the client takes half a second that the offline commands must not pay.
+        # Importing the client takes half a second that `shoal --help` must not pay.
         from kubernetes import config  # noqa: PLC0415
 
         try:

@@ -121,7 +121,7 @@ def _make_plan(plan: PlanStatus) -> Iterator[RenderableType]:
     yield Text.assemble(
         "\nPlan ",
         (plan.summary, "bold"),
-        f": {plan.gpus} GPUs, {plan.cost_per_hour} an hour, bound by {plan.binding_constraint}",
+        f": {plan.gpus} GPU{'' if plan.gpus == 1 else 's'}, {plan.cost_per_hour} an hour, bound by {plan.binding_constraint}",
     )
     yield Text(plan.reason)
     rows = ((*_placed(v), v.replicas, _number(v.capacity_per_replica), v.weight, v.name) for v in plan.variants)
