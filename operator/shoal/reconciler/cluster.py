@@ -185,7 +185,7 @@ class Cluster:
         except ClusterError as error:
             if error.status != 401:
                 raise
-        await self._renew_credentials()
+        await self.renew_credentials()
         if permit is not None:
             permit.check()
         return await self._send_once(method, path, seconds, params)
@@ -201,7 +201,7 @@ class Cluster:
         except TRANSPORT_ERRORS as error:
             raise to_cluster_error(error) from error
 
-    async def _renew_credentials(self) -> None:
+    async def renew_credentials(self) -> None:
         """Read the credentials again: tokens are rotated under a running process."""
         async with self._renewal:
             fresh = await load_configuration()

@@ -56,6 +56,7 @@ LEASE_NAME: Final = "shoal-operator"
 _TARGETS_SECONDS: Final = 0.5
 # Planning follows each round of measurements at once. Planning intervals after which it no longer waits for one.
 _LATEST_ROUND: Final = 1.2
+_CREDENTIALS_SECONDS: Final = 60.0
 _STOP_SECONDS: Final = 5.0
 
 
@@ -130,6 +131,7 @@ class Operator:
             keep_running(self._measure),
             keep_running(self._follow_targets),
             keep_running(self._compare_schemas),
+            keep_running(self._renew_credentials),
             keep_running(self._lead),
             self.elector.run(),
         ]
@@ -191,6 +193,12 @@ class Operator:
                 self._targets_dirty = False
                 self.collector.set_targets(make_targets(self.store, self.settings.namespace))
             await asyncio.sleep(_TARGETS_SECONDS)
+
+    async def _renew_credentials(self) -> None:
+        """Follow rotated tokens before the old one ends: the lease must not wait for somebody else's 401."""
+        while True:
+            await asyncio.sleep(_CREDENTIALS_SECONDS)
+            await self.cluster.renew_credentials()
 
     async def _compare_schemas(self) -> None:
         """Keep the obstacle of the guard as it is true. Before the first answer nothing is written."""
