@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import kubernetes_validate
@@ -11,7 +12,7 @@ import pytest
 from render_cases import CASES, load_recipe, render
 from render_reports import NOW, make_report
 
-from e2e.devcluster import ApiError, DevCluster
+from e2e.devcluster import ApiError, Config, DevCluster
 from e2e.devcluster.client import APPLY_PATCH
 from shoal.api.crds import DEFINITIONS, make_crd
 from shoal.render.claims import make_selector
@@ -208,7 +209,16 @@ DEVICES = [
 ]
 
 
-def test_the_scheduler_finds_exactly_the_accelerator(control_plane: DevCluster, namespace: str) -> None:
+@pytest.fixture
+def quiet_cluster() -> Iterator[DevCluster]:
+    """A control plane of its own: nodes, devices and waiting pods of other tests are the scheduler's business too."""
+    with DevCluster(Config(nodes=())) as cluster:
+        yield cluster
+
+
+def test_the_scheduler_finds_exactly_the_accelerator(quiet_cluster: DevCluster) -> None:
+    control_plane, namespace = quiet_cluster, "picky"
+    control_plane.create_namespace(namespace, RESTRICTED)
     driver, node = "gpu.nvidia.com", f"node-{namespace}"
     cluster_scoped = [
         {"apiVersion": "v1", "kind": "Node", "metadata": {"name": node}},
@@ -226,35 +236,32 @@ def test_the_scheduler_finds_exactly_the_accelerator(control_plane: DevCluster, 
         },
     ]
     control_plane.apply(cluster_scoped)
-    try:
-        ready_path = f"/api/v1/nodes/{node}/status"
-        ready = {"type": "Ready", "status": "True", "reason": "Test"}
-        status = {"allocatable": {"cpu": "9", "memory": "99Gi", "pods": "9"}, "conditions": [ready]}
-        control_plane.request("PATCH", ready_path, {"status": status}, content_type="application/merge-patch+json")
-        recipe = in_namespace(load_recipe("simple"), namespace)
-        template = make_variant(recipe).claim_template
-        assert template is not None
-        template["spec"]["spec"]["devices"]["requests"][0]["exactly"]["deviceClassName"] = namespace
-        write(control_plane, template, MANAGER)
-        pod = {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": "picky", "namespace": namespace},
-            "spec": {
-                **make_variant(recipe).deployment["spec"]["template"]["spec"],
-                "tolerations": [{"operator": "Exists"}],
-            },
-        }
-        write(control_plane, pod, MANAGER)
-        path = f"/api/v1/namespaces/{namespace}/pods/picky"
-        bound = control_plane.wait_for(path, lambda found: bool(found["spec"].get("nodeName")), timeout=150)
-        assert bound["spec"]["nodeName"] == node
-        claim = bound["status"]["resourceClaimStatuses"][0]["resourceClaimName"]
-        path = f"/apis/resource.k8s.io/v1/namespaces/{namespace}/resourceclaims/{claim}"
-        (result,) = control_plane.request("GET", path)["status"]["allocation"]["devices"]["results"]
-        assert result["device"] == "gpu-2"
-    finally:
-        control_plane.delete(cluster_scoped)
+    ready_path = f"/api/v1/nodes/{node}/status"
+    ready = {"type": "Ready", "status": "True", "reason": "Test"}
+    status = {"allocatable": {"cpu": "9", "memory": "99Gi", "pods": "9"}, "conditions": [ready]}
+    control_plane.request("PATCH", ready_path, {"status": status}, content_type="application/merge-patch+json")
+    recipe = in_namespace(load_recipe("simple"), namespace)
+    template = make_variant(recipe).claim_template
+    assert template is not None
+    template["spec"]["spec"]["devices"]["requests"][0]["exactly"]["deviceClassName"] = namespace
+    write(control_plane, template, MANAGER)
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "picky", "namespace": namespace},
+        "spec": {
+            **make_variant(recipe).deployment["spec"]["template"]["spec"],
+            "tolerations": [{"operator": "Exists"}],
+        },
+    }
+    write(control_plane, pod, MANAGER)
+    path = f"/api/v1/namespaces/{namespace}/pods/picky"
+    bound = control_plane.wait_for(path, lambda found: bool(found["spec"].get("nodeName")))
+    assert bound["spec"]["nodeName"] == node
+    claim = bound["status"]["resourceClaimStatuses"][0]["resourceClaimName"]
+    path = f"/apis/resource.k8s.io/v1/namespaces/{namespace}/resourceclaims/{claim}"
+    (result,) = control_plane.request("GET", path)["status"]["allocation"]["devices"]["results"]
+    assert result["device"] == "gpu-2"
 
 
 @pytest.mark.parametrize("accelerator", ["NVIDIA-H100-80GB-HBM3", "GB10", "A_b.c-D"])
