@@ -118,11 +118,9 @@ def _make_parts(status: ModelServiceStatus) -> Iterator[RenderableType]:
 
 
 def _make_plan(plan: PlanStatus) -> Iterator[RenderableType]:
-    yield Text.assemble(
-        "\nPlan ",
-        (plan.summary, "bold"),
-        f": {plan.gpus} GPU{'' if plan.gpus == 1 else 's'}, {plan.cost_per_hour} an hour, bound by {plan.binding_constraint}",
-    )
+    gpus = "1 GPU" if plan.gpus == 1 else f"{plan.gpus} GPUs"
+    numbers = f": {gpus}, {plan.cost_per_hour} an hour, bound by {plan.binding_constraint}"
+    yield Text.assemble("\nPlan ", (plan.summary, "bold"), numbers)
     yield Text(plan.reason)
     rows = ((*_placed(v), v.replicas, _number(v.capacity_per_replica), v.weight, v.name) for v in plan.variants)
     headings = ("pool", "accelerator", "shape", "engine limits", "replicas", "req/s each", "weight", "Deployment")
