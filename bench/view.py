@@ -90,7 +90,7 @@ async def open_view(client: ApiClient) -> AsyncIterator[View]:
 
 def condition(service: Object, kind: str) -> str | None:
     """Status of a condition: `True`, `False`, `Unknown`, or None when it is not there."""
-    conditions = service.get("status", {}).get("conditions", ())
+    conditions = service.get("status", {}).get("conditions") or ()
     return next((str(c["status"]) for c in conditions if c["type"] == kind), None)
 
 
