@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+import urllib.request
 from typing import Any
 
 import pytest
@@ -169,6 +170,25 @@ def test_what_a_person_changes_is_put_back(site: Site) -> None:
         "not made again",
     )
     assert again[0]["metadata"]["name"] == variant["metadata"]["name"]
+
+
+def test_probes_and_metrics(site: Site) -> None:
+    operator = site.start()
+    site.apply_service("chat")
+    site.eventually(lambda: site.variants("chat"), "no Deployment")
+    health, metrics = operator.settings["SHOAL_HEALTH_PORT"], operator.settings["SHOAL_METRICS_PORT"]
+    assert fetch(f"http://127.0.0.1:{health}/healthz") == "ok\n"
+    assert fetch(f"http://127.0.0.1:{health}/readyz") == "ok\n"
+    lines = fetch(f"http://127.0.0.1:{metrics}/metrics").splitlines()
+    numbers = dict(line.rsplit(" ", 1) for line in lines if "{" not in line)
+    assert float(numbers["shoal_leader"]) == 1
+    assert float(numbers["shoal_writes_total"]) >= 3
+    assert float(numbers["shoal_orphan_claims"]) == 0
+
+
+def fetch(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=5) as answer:
+        return str(answer.read().decode())
 
 
 def test_status_is_quiet(site: Site) -> None:

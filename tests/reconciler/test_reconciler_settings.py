@@ -6,7 +6,7 @@ import logging
 
 import pytest
 from kubernetes.aio.client.exceptions import ApiException
-from objects import make_pool
+from objects import add_claim, add_pod, make_pool, make_store
 
 from shoal.api.gpu_pool import GPUPool
 from shoal.api.load import parse_object
@@ -14,7 +14,7 @@ from shoal.domain.pool import Holder, NodeStock, Stock
 from shoal.reconciler.clock import make_clock, steady
 from shoal.reconciler.errors import to_cluster_error
 from shoal.reconciler.health import STUCK_SECONDS, find_illness
-from shoal.reconciler.inventory import Inventory
+from shoal.reconciler.inventory import Inventory, count_orphans
 from shoal.reconciler.logs import JsonFormatter
 from shoal.reconciler.pool_status import make_pool_status
 from shoal.reconciler.settings import SettingsError, read_settings
@@ -114,3 +114,13 @@ def test_pool_status() -> None:
     unknown = make_pool_status(resource, Inventory({"h100": None}), body["status"], 2000.0)
     assert "stock" not in unknown["status"]
     assert unknown["status"]["conditions"][0]["reason"] == "InventoryUnreadable"
+
+
+def test_orphan_claims_are_counted() -> None:
+    store = make_store()
+    ours = {"app.kubernetes.io/managed-by": "shoal", "shoal.dev/model-service": "chat"}
+    add_pod(store, "lives")
+    for name, pod in (("a", "lives"), ("b", "gone")):
+        owner = [{"uid": f"uid-team-{pod}", "controller": True}]
+        add_claim(store, name, "node", [0], labels=ours, ownerReferences=owner)
+    assert count_orphans(store) == 1

@@ -7,7 +7,7 @@ that is not ours is ever touched: ours means controlled by the ModelService's UI
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, Final
 
 from shoal.reconciler.cluster import Cluster, Object, Place
@@ -137,9 +137,9 @@ class Writer:
         except ClusterError as error:
             logger.info("an event was not written: %s", error)
 
-    def forget(self, namespace: str, name: str) -> None:
-        """Drop what was remembered of objects of this name."""
-        for key in [key for key in self._applied if key[1:] == (namespace, name)]:
+    def forget(self, namespace: str, names: Container[str]) -> None:
+        """Drop what was remembered of objects of these names."""
+        for key in [key for key in self._applied if key[1] == namespace and key[2] in names]:
             del self._applied[key]
 
     async def _get_own(self, place: Place, namespace: str, name: str, owner: str) -> Object | None:

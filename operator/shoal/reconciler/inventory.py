@@ -264,6 +264,16 @@ def _is_node_of(pool: GPUPool, node: Item[Node]) -> bool:
     return node.labels.get(PRODUCT_LABEL) == pool.spec.accelerator and _has_labels(pool, node)
 
 
+def count_orphans(store: Store) -> int:
+    """Claims of ours whose pod is gone: garbage collection removes them within moments, or something leaks GPUs."""
+    return sum(
+        claim.labels.get(LABEL_MANAGED_BY) == MANAGER
+        and LABEL_MODEL_SERVICE in claim.labels
+        and store.by_uid(POD, claim.owner or "") is None
+        for claim in store.all(CLAIM)
+    )
+
+
 # -- nodes ---------------------------------------------------------------------------------------------------------
 
 

@@ -54,11 +54,6 @@ class Library:
             found.setdefault(item.namespace or "", []).append(known[1])
         return found
 
-    def unreadable(self, kind: Kind[Custom], model: type[Resource]) -> dict[str, str]:
-        """Name -> what is wrong, of the resources of a kind that cannot be read."""
-        answers = {item.name: self._get(model, item) for item in self._store.all(kind)}
-        return {name: str(answer) for name, answer in answers.items() if isinstance(answer, ApiError)}
-
     def forget(self, uid: str) -> None:
         """Drop what was read of an object that is gone."""
         self._read.pop(uid, None)

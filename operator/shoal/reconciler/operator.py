@@ -24,11 +24,11 @@ from shoal.reconciler.dirt import Dirt
 from shoal.reconciler.errors import ClusterError
 from shoal.reconciler.health import find_illness, find_unreadiness
 from shoal.reconciler.items import Item, Kind
-from shoal.reconciler.keys import Key, is_of_kind, is_replica_changed, is_wish_changed
-from shoal.reconciler.kinds import MODEL_SERVICE, POD
+from shoal.reconciler.keys import Key, is_of_kind, is_replica_changed, is_wish_changed, service_of
+from shoal.reconciler.kinds import CUSTOM, MODEL_SERVICE, POD
 from shoal.reconciler.leader import Elector, Guard
 from shoal.reconciler.library import Library
-from shoal.reconciler.metrics import Number, OwnMetrics
+from shoal.reconciler.metrics import OwnMetrics, make_numbers
 from shoal.reconciler.observe import Observer
 from shoal.reconciler.planloop import PlanLoop, Planned
 from shoal.reconciler.reconcile import Reconciler
@@ -149,8 +149,20 @@ class Operator:
         self.store.listen(self.startups.note)
         self.store.listen(self.dirt.note)
         self.store.listen(self._note_targets)
+        self.store.listen(self._forget_gone)
         self.collector.on_round(self.plans.mark_all)
         self.resync.on_places = self.watcher.restart
+
+    def _forget_gone(self, change: Change) -> None:
+        """Drop what the parts remember of an object that is gone."""
+        if change.new is not None or not is_of_kind(change, *CUSTOM):
+            return
+        self.library.forget(change.item.uid)
+        key = service_of(change) if is_of_kind(change, MODEL_SERVICE) else None
+        if key is not None:
+            self.reconciler.forget(change.item)
+            self.startups.forget(key)
+            self.queue.forget(key)
 
     def _deliver(self, kind: Kind[Any], event: str | None, item: Item[Any]) -> None:
         if event == "DELETED":
@@ -258,37 +270,19 @@ class Operator:
 
     def _make_registry(self) -> CollectorRegistry:
         registry = CollectorRegistry(auto_describe=False)
-        stats, plans = self.queue.stats, self.plans
-        numbers = (
-            Number("shoal_leader", "1 while this replica holds the lease.", lambda: float(self.guard.is_leader)),
-            Number("shoal_queue_depth", "Keys that wait for a worker.", lambda: self.queue.depth),
-            Number(
-                "shoal_queue_oldest_seconds", "How long the first of them has waited.", lambda: self.queue.oldest_wait
-            ),
-            Number("shoal_queue_handled_total", "Keys that were worked on.", lambda: stats.handled),
-            Number("shoal_queue_failed_total", "Of these, failures that come again.", lambda: stats.failed),
-            Number("shoal_queue_wait_seconds_total", "Waits of all keys.", lambda: stats.latency_seconds),
-            Number("shoal_queue_work_seconds_total", "Work on all keys.", lambda: stats.work_seconds),
-            Number("shoal_plan_rounds_total", "Planning rounds.", lambda: plans.rounds),
-            Number("shoal_plan_failures_total", "Rounds or groups that could not be decided.", lambda: plans.failures),
-            Number("shoal_plan_round_seconds", "How long the last round took.", lambda: plans.round_seconds),
-            Number("shoal_writes_total", "Requests that change objects.", lambda: self.cluster.writes),
-            Number("shoal_events_total", "Events that the watches brought.", lambda: self.watcher.events),
-            Number(
-                "shoal_watch_restarts_total",
-                "Times the watches had to be started again.",
-                lambda: self.watcher.restarts,
-            ),
-            Number("shoal_list_failures_total", "LISTs that failed.", lambda: self.resync.failures),
-            Number("shoal_list_age_seconds", "Time since everything was listed.", self._list_age),
+        numbers = make_numbers(
+            guard=self.guard,
+            queue=self.queue,
+            plans=self.plans,
+            cluster=self.cluster,
+            watcher=self.watcher,
+            resync=self.resync,
+            store=self.store,
         )
         registry.register(OwnMetrics(numbers))
         registry.register(TrafficMetrics(self.collector))
         registry.register(AdsMetrics(self.ads))
         return registry
-
-    def _list_age(self) -> float:
-        return steady() - (self._started_at if self.resync.listed_at is None else self.resync.listed_at)
 
 
 async def run_operator(settings: Settings) -> None:

@@ -33,7 +33,7 @@ from shoal.render.budget import make_budget
 from shoal.render.changes import should_write
 from shoal.render.errors import RenderError
 from shoal.render.events import find_events, make_event
-from shoal.render.names import LABEL_VARIANT, variant_selector
+from shoal.render.names import LABEL_VARIANT, budget_name, engines_service_name, variant_selector
 from shoal.render.outcome import ObjectOutcome, Outcome, Result
 from shoal.render.problems import Problem
 from shoal.render.reasons import ProblemReason
@@ -111,6 +111,7 @@ class Reconciler:
     def forget(self, item: Item[Custom]) -> None:
         """Drop what was remembered of a ModelService that is gone."""
         self._ensured.pop(item.uid, None)
+        self._writer.forget(item.namespace or "", (budget_name(item.name), engines_service_name(item.name)))
 
     # -- ModelServices ---------------------------------------------------------------------------------------------
 
