@@ -12,7 +12,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs" / "operations.md").read_text()
 VALUES: dict[str, Any] = yaml.safe_load((ROOT / "charts" / "shoal" / "values.yaml").read_text())
-METRIC_SOURCES = ("reconciler/operator.py", "telemetry/traffic_metrics.py")
+METRIC_SOURCES = ("reconciler/metrics.py", "telemetry/traffic_metrics.py")
 
 
 def test_every_metric_of_the_operator_is_listed_and_no_other() -> None:
