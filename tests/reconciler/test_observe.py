@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +24,7 @@ from objects import (
 )
 
 from shoal.domain.configuration import Configuration, Placement
+from shoal.domain.live import LiveSample
 from shoal.domain.pool import ClaimKind
 from shoal.domain.service import Load, Memory, Mode, PlacedReplicas, ReplicaPhase, ServiceKey
 from shoal.domain.snapshot import Brakes
@@ -56,12 +58,16 @@ class Measured:
 
     gpus: dict[str, tuple[GpuReading, ...]] = field(default_factory=dict)
     foreign: tuple[Item[Pod], ...] | None = ()
+    samples: dict[frozenset[str], LiveSample] = field(default_factory=dict)
 
     def load_of(self, service: ServiceKey) -> Load:
         return Load()
 
     def queue_seconds(self, namespace: str, pod: str) -> float | None:
         return 2.5 if pod == "slow" else None
+
+    def sample_of(self, namespace: str, pods: Iterable[str]) -> LiveSample | None:
+        return self.samples.get(frozenset(pods))
 
     def gpus_of(self, node: str) -> tuple[GpuReading, ...]:
         return self.gpus.get(node, ())
@@ -229,6 +235,19 @@ def test_pods_become_replicas() -> None:
     assert replicas["ready"].clock_mhz == 1200.0
     assert replicas["starting"].clock_mhz is None
     assert (replicas["slow"].ready_engines, replicas["slow"].queue_seconds) == (1, 2.5)
+
+
+def test_a_variant_has_what_its_ready_pods_did() -> None:
+    store = make_world()
+    add_service(store)
+    add_variant(store, replicas=2)
+    add_pod(store, "ready")
+    add_pod(store, "starting", ready=(False,))
+    sample = LiveSample(age_seconds=1.0, seconds=60.0, engines=1, rate=2.0, requests=120.0)
+    (service,) = observe(store, Measured(samples={frozenset({"ready"}): sample})).snapshot.services
+    assert service.running[0].observed == sample
+    (service,) = observe(store, Measured()).snapshot.services
+    assert service.running[0].observed is None
 
 
 def test_gpus_behind_a_device_plugin_are_known_only_when_all_are_held() -> None:

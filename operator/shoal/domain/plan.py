@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from shoal.domain.configuration import Placement
+from shoal.domain.live import Residual
 from shoal.domain.reasons import Binding, HoldReason, ProfileState, Rejection
 from shoal.domain.service import ServiceKey
 
@@ -26,6 +27,9 @@ class Capacity:
     source: ProfileState
     profile: str | None  # namespace/name
     limit: str  # which term binds: "TTFT", "ITL", "KV", "batch", "API server", "measured knee"
+    credited: float | None = None
+    """Of a configuration that is learned: the rate live traffic vouches for. Only what this carries may be given back;
+    None: `rate`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +138,7 @@ class Explanation:
     message: str = ""  # one sentence with numbers and, where something is wrong, the way out
     derating: Mapping[str, float] = field(default_factory=dict)  # replica name -> capacity left, 1.0 is full
     mix_wanted_since: float | None = None  # for Memory
+    residuals: tuple[Residual, ...] = ()  # of the placements whose engines told of their traffic
 
 
 @dataclass(frozen=True, slots=True)

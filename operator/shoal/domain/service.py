@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass, field
 
 from shoal.domain.configuration import Placement
+from shoal.domain.live import Learned, LiveSample
 from shoal.domain.profile import LengthMix, ModelFacts, Source
 
 
@@ -126,7 +127,7 @@ class RunningVariant:
     """A Deployment of ours.
 
     `desired` is its present spec.replicas; `outdated`: the ModelService now asks for another model, revision or class
-    than it runs.
+    than it runs. `observed` is the newest window of its engines' traffic (None: nothing was told).
     """
 
     name: str
@@ -134,6 +135,7 @@ class RunningVariant:
     desired: int
     replicas: tuple[Replica, ...] = ()
     outdated: bool = False
+    observed: LiveSample | None = None
 
     @property
     def live(self) -> int:
@@ -224,3 +226,4 @@ class Service:
     load: Load = field(default_factory=Load)
     memory: Memory = field(default_factory=Memory)
     facts_source: Source = Source.ESTIMATED
+    learned: tuple[Learned, ...] = ()  # from this service's own traffic; losing it is safe

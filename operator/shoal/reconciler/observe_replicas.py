@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Protocol
 
 from shoal.domain.configuration import Placement
+from shoal.domain.live import LiveSample
 from shoal.domain.service import Replica, ReplicaPhase, RunningVariant
 from shoal.reconciler.inventory import Inventory
 from shoal.reconciler.items import Item
@@ -29,6 +30,9 @@ class Measurements(Protocol):
     def gpus_of(self, node: str) -> tuple[GpuReading, ...]:
         """GPUs of a node; empty: not known."""
 
+    def sample_of(self, namespace: str, pods: Iterable[str]) -> LiveSample | None:
+        """What the engines of these pods did lately; None: not known."""
+
 
 def own_variants(store: Store, service: Item[Custom]) -> Iterator[tuple[Item[Deployment], Placement]]:
     """The Deployments that a ModelService controls, with what each runs."""
@@ -50,7 +54,9 @@ def observe_variants(
     for item, placement in own_variants(store, service):
         replicas = tuple(observe_replica(store, inventory, measured, pod) for pod in pods.get(item.name, ()))
         desired = 0 if item.deleted_at else item.body.replicas
-        variants.append(RunningVariant(item.name, placement, desired=desired, replicas=replicas))
+        ready = [replica.name for replica in replicas if replica.phase is ReplicaPhase.READY]
+        observed = measured.sample_of(service.namespace or "", ready)
+        variants.append(RunningVariant(item.name, placement, desired, replicas, observed=observed))
     return tuple(variants)
 
 

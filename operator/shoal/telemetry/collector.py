@@ -6,9 +6,10 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TypeVar
 
+from shoal.domain.live import LiveSample
 from shoal.domain.service import Load, ServiceKey
 from shoal.telemetry.agents import GpuTracker
 from shoal.telemetry.arrivals import Growth
@@ -18,6 +19,7 @@ from shoal.telemetry.gpu import GpuReading
 from shoal.telemetry.services import ServiceTracker
 from shoal.telemetry.sources import EngineReading, Source, SourceError
 from shoal.telemetry.targets import EngineTarget, RouterTarget, Targets
+from shoal.telemetry.windows import make_sample
 
 _log = logging.getLogger(__name__)
 
@@ -144,6 +146,13 @@ class Collector:
             kv_usage=max(usages) if usages else None,
             queue_seconds=max(queue.queue_seconds for queue in known),
         )
+
+    def sample_of(self, namespace: str, pods: Iterable[str]) -> LiveSample | None:
+        """What the engines of these pods did lately, those that told through a whole window; None: none of them did."""
+        trackers = [tracker for pod in pods for tracker in self._by_pod.get((namespace, pod), [])]
+        now, lag = self._clock(), 2 * self._tick_seconds + self._source.lag_seconds
+        fresh = [tracker for tracker in trackers if tracker.read_at is not None and now - tracker.read_at <= lag]
+        return make_sample([window for tracker in fresh if (window := tracker.window()) is not None], now)
 
     def queue_seconds(self, namespace: str, pod: str) -> float | None:
         """How long a request that comes to this pod now would wait, about."""

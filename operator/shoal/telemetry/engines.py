@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,6 +15,10 @@ RATE_SECONDS: Final = 60.0
 
 
 HISTOGRAM_FIELDS: Final = ("ttft", "itl", "input", "output")
+WINDOW_SECONDS: Final = 60.0
+"""Growth of at least so long makes a window: vLLM's buckets are too coarse for percentiles, means need some requests."""
+LONGEST_WINDOW: Final = 150.0
+"""A window that became longer, because readings were far apart, is no longer about now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,28 @@ class QueueState:
     queue_seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class EngineWindow:
+    """What an engine did in its last window, which ended at `until`. Histograms without buckets; empty: not told."""
+
+    until: float
+    seconds: float
+    finished: float
+    arrived: float
+    histograms: dict[str, Histogram]
+    queue: QueueState | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Slice:
+    """One reading's part of a window."""
+
+    seconds: float
+    finished: float
+    arrived: float
+    histograms: dict[str, Histogram]
+
+
 class EngineTracker:
     """Follows one engine.
 
@@ -56,6 +83,9 @@ class EngineTracker:
         self._requests: tuple[float, float] | None = None  # finished, in flight
         self._histograms: dict[str, Histogram] = {}
         self._completions: deque[tuple[float, float]] = deque()
+        self._counted_at: float | None = None
+        self._slices: deque[_Slice] = deque()  # since the last restart, as many as the window needs
+        self._slice: tuple[float, float, float] | None = None  # seconds, finished, arrived of the present reading
 
     def record(self, reading: EngineReading, now: float) -> EngineGrowth | None:
         """Take in a reading; None when it is no newer than the last."""
@@ -66,7 +96,9 @@ class EngineTracker:
         self._page, self.read_at = reading.page, at
         self._first_at = at if self._first_at is None else self._first_at
         counted, arrived = self._count(reading.page, at)
-        return EngineGrowth(at, counted, arrived, self._grow_histograms(reading.page))
+        histograms = self._grow_histograms(reading.page)
+        self._extend_window(histograms)
+        return EngineGrowth(at, counted, arrived, histograms)
 
     def queue(self) -> QueueState | None:
         """The queue as last read; None when it is not known."""
@@ -78,16 +110,49 @@ class EngineTracker:
         lasting = min(page.waiting, page.waiting if self._waited is None else self._waited)
         return QueueState(page.running, page.waiting, page.kv_usage, self._queue_seconds(lasting))
 
+    def window(self) -> EngineWindow | None:
+        """The newest window; None until the engine has told for long enough, and when it told too seldom."""
+        seconds = sum(part.seconds for part in self._slices)
+        if self._counted_at is None or not WINDOW_SECONDS <= seconds <= LONGEST_WINDOW:
+            return None
+        sums = {
+            name: _sum(part.histograms[name] for part in self._slices if name in part.histograms)
+            for name in HISTOGRAM_FIELDS
+        }
+        return EngineWindow(
+            until=self._counted_at,
+            seconds=seconds,
+            finished=sum(part.finished for part in self._slices),
+            arrived=sum(part.arrived for part in self._slices),
+            histograms=sums,
+            queue=self.queue(),
+        )
+
+    def _extend_window(self, histograms: dict[str, Histogram]) -> None:
+        """Take the present reading into the window, and what is older than it needs out."""
+        if self._slice is None:
+            return
+        slim = {name: Histogram(grown.total, grown.count) for name, grown in histograms.items()}
+        self._slices.append(_Slice(*self._slice, slim))
+        seconds = sum(part.seconds for part in self._slices)
+        while seconds - self._slices[0].seconds >= WINDOW_SECONDS:
+            seconds -= self._slices.popleft().seconds
+
     def _count(self, page: EnginePage, at: float) -> tuple[bool, float | None]:
         """(told, arrived). What an engine had when it restarted is lost, but no traffic."""
+        self._slice = None
         if page.finished is None or page.running is None or page.waiting is None:
             return False, None
+        since, self._counted_at = self._counted_at, at
         before, self._requests = self._requests, (page.finished, page.running + page.waiting)
         if before is None:
             return True, None
         finished, in_flight = self._requests
         if finished < before[0]:
             before = (0.0, 0.0)
+            self._slices.clear()  # a window with a restart in it says nothing of the rate
+        elif since is not None:
+            self._slice = at - since, finished - before[0], max(finished + in_flight - sum(before), 0.0)
         self._completions.append((at, finished - before[0]))
         while self._completions[0][0] <= at - RATE_SECONDS:
             self._completions.popleft()
@@ -113,3 +178,10 @@ class EngineTracker:
             return 0.0
         watched = min(self.read_at - self._first_at, RATE_SECONDS)
         return waiting * watched / max(sum(finished for _, finished in self._completions), 1.0)
+
+
+def _sum(histograms: Iterable[Histogram]) -> Histogram:
+    total = count = 0.0
+    for histogram in histograms:
+        total, count = total + histogram.total, count + histogram.count
+    return Histogram(total, count)
