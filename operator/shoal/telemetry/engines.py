@@ -16,7 +16,7 @@ RATE_SECONDS: Final = 60.0
 
 HISTOGRAM_FIELDS: Final = ("ttft", "itl", "input", "output")
 WINDOW_SECONDS: Final = 60.0
-"""Growth of at least so long makes a window: vLLM's buckets are too coarse for percentiles, means need some requests."""
+"""Growth of at least so long makes a window: buckets are too coarse for percentiles, and means need some requests."""
 LONGEST_WINDOW: Final = 150.0
 """A window that became longer, because readings were far apart, is no longer about now."""
 
