@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 from planner_world import MIX
 
+from shoal.domain.plan import Demand
 from shoal.domain.service import Load, Tick, Workload
 from shoal.planner.demand import (
     declared_demand,
     dispersion,
     estimate_arrivals,
     is_fresh,
+    is_surge,
     observed_demand,
+    present_window,
     rate_now,
     uncertainty,
     window_start,
@@ -134,12 +137,72 @@ class TestMissing:
         assert observed_demand(Load((Tick(50.0),), float("nan")), 90.0, 0).rate == 10.0
 
 
-def test_false_changes_are_rare_under_stationary_noise():
+@pytest.mark.parametrize("tick", [TICK, TICK / 2])
+def test_false_changes_are_rare_under_stationary_noise(tick):
     """An hour of plans in which nothing changes: the window is cut in few of them, over many services."""
     rng = np.random.default_rng(3)
-    cut = 0
+    cut, window = 0, int(300 / tick)
     for rate in (2, 10, 50):
-        series = rng.poisson(rate * TICK, 4000).astype(float)
-        for end in range(60, 4000, 10):
-            cut += window_start(series[end - 60 : end], 1.0, 60) > 0
+        series = rng.poisson(rate * tick, 4000).astype(float)
+        for end in range(window, 4000, 10):
+            cut += window_start(series[end - window : end], 1.0, window) > 0
     assert cut <= 2
+
+
+class TestHalfTicks:
+    """Arrivals counted twice in a planning interval: a new rate settles in two of these ticks."""
+
+    @pytest.mark.parametrize(
+        ("last", "rate", "ticks", "changing"),
+        [
+            ((), 10, 120, False),
+            ((40,), 10, 120, True),  # may hold both rates
+            ((40, 60), 10, 120, True),  # the first whole one: too little to size by
+            ((40, 60, 60), 60, 2, False),
+            ((12, 60, 60), 10, 120, True),  # a first tick that does not stand out: the next one may hold both
+            ((12, 60, 60, 60), 60, 2, False),
+            ((30, 90, 270), 270, 1, False),  # a rate that rises in every tick is followed
+            ((40, 60, 60, 60, 60), 60, 4, False),
+        ],
+    )
+    def test_the_present_window(self, last, rate, ticks, changing):
+        series = np.array([10.0] * 240 + list(last)) * TICK / 2
+        window, found = present_window(series, 1.0, 120, settled=2)
+        assert float(window.mean()) / (TICK / 2) == pytest.approx(rate, rel=0.02)
+        assert (len(window), found) == (ticks, changing)
+
+    def test_a_load_says_how_many_ticks_settle(self):
+        ticks = tuple(Tick(rate * TICK / 2) for rate in [10] * 120 + [40, 60])
+        assert observed_demand(Load(ticks, TICK / 2, ticks_to_settle=2), 90.0, 0).changing
+        assert observed_demand(Load(ticks, TICK / 2, ticks_to_settle=1), 90.0, 0).rate == 60
+
+    @pytest.mark.parametrize("settled", [-3, 0, 10**9])
+    def test_what_settles_is_bounded(self, settled):
+        ticks = tuple(Tick(rate * TICK) for rate in [10] * 120 + [40, 60, 60])
+        assert observed_demand(Load(ticks, TICK, ticks_to_settle=settled), 90.0, 0).rate == 60
+
+
+class TestSurge:
+    @pytest.mark.parametrize(
+        ("rate", "error", "count", "surge"),
+        [
+            (10, 0.18, 25, False),
+            (10, 0.18, 35, False),  # two standard deviations
+            (10, 0.18, 50, True),
+            (10, 0.58, 50, False),  # of traffic with ten times the variance
+            (10, 0.18, 0, False),
+            (0, 0, 1, False),
+            (0, 0, 3, True),
+            (10, 0.18, float("nan"), False),
+            (10, 0.18, float("inf"), False),
+        ],
+    )
+    def test_is_surge(self, rate, error, count, surge):
+        demand = Demand(rate, rate, error, 0.0, 300.0, observed=True)
+        assert is_surge(Tick(count), TICK / 2, demand) is surge
+
+    def test_noise_is_seldom_one(self):
+        rng = np.random.default_rng(4)
+        demand = Demand(2.0, 2.0, (2 / 300) ** 0.5, 0.0, 300.0, observed=True)
+        surges = sum(is_surge(Tick(float(c)), TICK / 2, demand) for c in rng.poisson(2 * TICK / 2, 20_000))
+        assert surges <= 10  # of 200 services, less than one in a minute

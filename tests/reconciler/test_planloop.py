@@ -14,10 +14,11 @@ from shoal.api.model_service import ModelService
 from shoal.domain.plan import Decision, Demand, Explanation, Plan, PlanSet, Prediction, Scale
 from shoal.domain.profile import LengthMix
 from shoal.domain.reasons import Binding, ProfileState
-from shoal.domain.service import EngineFacts, Load, Memory, Objective, Service, ServiceKey, Workload
+from shoal.domain.service import EngineFacts, Load, Memory, Objective, Service, ServiceKey, Tick, Workload
 from shoal.domain.snapshot import Snapshot
 from shoal.planner.groups import partition
 from shoal.reconciler.planloop import PlanLoop, View
+from shoal.reconciler.surges import find_surges
 from shoal.render.problems import Problem
 from shoal.render.reasons import ProblemReason
 
@@ -186,6 +187,17 @@ async def test_measurements_call_a_worker_only_near_a_limit(loads: list[Any], ca
         changed = await world.round()
         called += A in changed if index else 0
     assert called == calls
+
+
+async def test_services_that_get_far_more_than_planned_for_are_found() -> None:
+    class Counts:
+        def last_tick(self, service: ServiceKey) -> tuple[Tick, float] | None:
+            return {A: (Tick(30.0), 2.5)}.get(service)
+
+    world = World()
+    assert list(find_surges(world.loop.plans, Counts())) == []
+    await world.round()
+    assert list(find_surges(world.loop.plans, Counts())) == [A]
 
 
 async def test_a_change_is_decided_soon_and_a_storm_of_them_once() -> None:

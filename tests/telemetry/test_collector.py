@@ -137,6 +137,37 @@ async def test_the_routers_count_wins_where_the_service_is_routed() -> None:
     assert collector.load_of(CHAT).ticks == (Tick(7),)
 
 
+async def test_routers_are_asked_for_arrivals_more_often_than_engines_for_all_else() -> None:
+    world = World(engines={"a": page(finished=0)}, routers={"r": {"chat": counters(0)}})
+    collector = Collector(world, tick_seconds=TICK, counts_per_tick=2, clock=lambda: world.now)
+    collector.set_targets(targets_of(engine("a"), router("r"), routed=True))
+    counted: list[tuple[Tick, float] | None] = []
+    collector.on_count(lambda: counted.append(collector.last_tick(CHAT)))
+    await collector.round()
+    for sent, work in ((3, collector.count), (7, collector.round), (12, collector.count)):
+        world.now += TICK / 2
+        world.routers["r"] = {"chat": counters(sent)}
+        await work()
+    load = collector.load_of(CHAT)
+    assert (load.ticks, load.tick_seconds, load.ticks_to_settle) == ((Tick(3), Tick(4), Tick(5)), TICK / 2, 2)
+    assert counted == [(Tick(3), TICK / 2), (Tick(5), TICK / 2)]
+
+
+async def test_what_engines_count_is_counted_once_in_a_round() -> None:
+    world = World(engines={"a": page(finished=0)}, routers={"r": {"chat": counters(0)}})
+    collector = Collector(world, tick_seconds=TICK, counts_per_tick=2, clock=lambda: world.now)
+    collector.set_targets(targets_of(engine("a"), router("r")))
+    await collector.round()
+    world.engines["a"] = page(finished=9)
+    world.now += TICK / 2
+    await collector.count()
+    world.now += TICK / 2
+    await collector.round()
+    load = collector.load_of(CHAT)
+    assert (load.ticks, load.tick_seconds, load.ticks_to_settle) == ((Tick(9),), TICK, 1)
+    assert collector.last_tick(ServiceKey("team", "unknown")) is None
+
+
 async def test_one_router_that_is_missing_makes_the_tick_incomplete() -> None:
     world = World(engines={"a": page()}, routers={r: {"chat": counters(0)} for r in ("r1", "r2")})
     collector = world.collector(engine("a"), router("r1"), router("r2"), routed=True)

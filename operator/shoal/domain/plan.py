@@ -105,7 +105,7 @@ class Demand:
     window_seconds: float
     observed: bool  # False: the declared or assumed workload
     stuck_replicas: int = 0
-    changing: bool = False  # a change was first seen in the last tick: `rate` is the one before it
+    changing: bool = False  # a change is too young to be measured: `rate` is the one before it
 
 
 @dataclass(frozen=True, slots=True)

@@ -155,7 +155,7 @@ class RunningVariant:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Arrivals of one planning tick. Not `complete`: some source was missing, and `count` is only a lower bound."""
+    """Arrivals of one tick. Not `complete`: some source was missing, and `count` is only a lower bound."""
 
     count: float
     complete: bool = True
@@ -163,7 +163,11 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What was observed of a service's traffic. Empty `ticks`: nothing is known, which is not zero."""
+    """What was observed of a service's traffic. Empty `ticks`: nothing is known, which is not zero.
+
+    `ticks_to_settle`: whole ticks that a new rate must have lasted before it counts; together about a planning
+    interval.
+    """
 
     ticks: tuple[Tick, ...] = ()  # oldest first, at most 30 minutes
     tick_seconds: float = 5.0
@@ -172,6 +176,7 @@ class Load:
     lengths_requests: float = math.inf  # how many requests `lengths` rests on; faded ones count less
     ttft_mean_ms: float | None = None
     itl_mean_ms: float | None = None
+    ticks_to_settle: int = 1
 
 
 @dataclass(frozen=True, slots=True)

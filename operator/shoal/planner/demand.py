@@ -75,12 +75,12 @@ def observed_demand(load: Load, startup_seconds: float, stuck_replicas: int) -> 
     counts where it is more.
     """
     tick_seconds = _tick_seconds(load)
-    ticks = [tick if _is_count(tick.count) else Tick(0.0, complete=False) for tick in load.ticks]
-    if not ticks:
+    if not load.ticks:
         return None
-    complete = np.array([tick.count for tick in ticks if tick.complete], dtype=np.float64)
-    arrivals = estimate_arrivals(complete, tick_seconds) if complete.size else None
-    lower = _lower_bound(ticks, tick_seconds)
+    counts, complete = _read(load.ticks)
+    whole = counts[complete]
+    arrivals = estimate_arrivals(whole, tick_seconds, _settled(load)) if whole.size else None
+    lower = _lower_bound(counts, complete, tick_seconds)
     if lower is not None and (arrivals is None or lower.rate - lower.standard_error > arrivals.rate):
         arrivals = lower
     if arrivals is None:
@@ -101,14 +101,27 @@ def observed_demand(load: Load, startup_seconds: float, stuck_replicas: int) -> 
 def is_fresh(load: Load) -> bool:
     """Whether enough is known to take something away: engines read lately, and ticks of the last minutes complete."""
     recent = load.ticks[-int(WINDOW_SECONDS / _tick_seconds(load)) :]
-    complete = sum(tick.complete and _is_count(tick.count) for tick in recent)
+    complete = sum(tick.complete and math.isfinite(tick.count) and tick.count >= 0 for tick in recent)
     return load.fresh_fraction >= FRESH and complete >= FRESH * len(recent)
 
 
-def estimate_arrivals(counts: Floats, tick_seconds: float) -> Arrivals:
-    """The law of arrivals on counts per tick, oldest first (at least one)."""
+def is_surge(tick: Tick, tick_seconds: float, demand: Demand) -> bool:
+    """Whether a tick holds so much more than the rate planned for that the next plan should not wait for its turn.
+
+    Half the likelihood ratio, over dispersion, from which the law believes in a change: the ticks around share the
+    rest. A window without requests is taken for one with a single request.
+    """
+    usual = max(demand.rate, 1 / WINDOW_SECONDS) * tick_seconds
+    if not math.isfinite(tick.count) or tick.count <= usual:
+        return False
+    phi = max(1.0, demand.standard_error**2 * demand.window_seconds / demand.rate) if demand.rate > 0 else 1.0
+    return tick.count * math.log(tick.count / usual) - (tick.count - usual) > phi * CHANGE / 2
+
+
+def estimate_arrivals(counts: Floats, tick_seconds: float, settled: int = 1) -> Arrivals:
+    """The law of arrivals on counts per tick, oldest first (at least one). `settled`: see present_window."""
     phi = dispersion(counts, tick_seconds)
-    window, changing = present_window(counts, phi, int(WINDOW_SECONDS / tick_seconds))
+    window, changing = present_window(counts, phi, int(WINDOW_SECONDS / tick_seconds), settled)
     seconds = len(window) * tick_seconds
     rate = float(window.sum()) / seconds
     return Arrivals(
@@ -120,21 +133,22 @@ def estimate_arrivals(counts: Floats, tick_seconds: float) -> Arrivals:
     )
 
 
-def present_window(counts: Floats, phi: float, longest: int) -> tuple[Floats, bool]:
+def present_window(counts: Floats, phi: float, longest: int, settled: int = 1) -> tuple[Floats, bool]:
     """The ticks in which the present rate ruled, and whether it is just changing.
 
-    The tick of a change holds both rates: its count would make two moves of one step. So a change first seen in the
-    last tick waits for the next one (unless the tick before was a change too: a rate that rises in every tick is
-    followed), and the tick of the change itself is left out.
+    The tick of a change holds both rates: its count would make two moves of one step. So that tick is left out, and a
+    new rate counts once it has lasted `settled` ticks after it; until then the one before does. Where several ticks in
+    a row were each a change, the first of them is the one that holds both: a rate that rises in every tick is followed.
     """
     start = window_start(counts, phi, longest)
-    last = len(counts) - 1
     if start <= max(0, len(counts) - longest):
         return counts[start:], False
-    if start < last:
-        return counts[start + 1 :], False
-    before = window_start(counts[:-1], phi, longest)
-    return (counts[start:], False) if before == last - 1 else (counts[before:-1], True)
+    began = start
+    while len(counts) - began <= settled and began > 1 and window_start(counts[:began], phi, longest) == began - 1:
+        began -= 1
+    if len(counts) - began > settled:
+        return counts[max(start, began + 1) :], False
+    return counts[window_start(counts[:began], phi, longest) : began], True
 
 
 def dispersion(counts: Floats, tick_seconds: float) -> float:
@@ -196,13 +210,14 @@ def _believed_slope(window: Floats, phi: float, tick_seconds: float) -> float:
     return slope if abs(slope) > SLOPE_ERRORS * math.sqrt(variance / spread) else 0.0
 
 
-def _lower_bound(ticks: Sequence[Tick], tick_seconds: float) -> Arrivals | None:
+def _lower_bound(counts: Floats, complete: NDArray[np.bool_], tick_seconds: float) -> Arrivals | None:
     """What arrived at least, over the last ticks, when one of them is incomplete."""
-    recent = ticks[-max(1, round(RECENT_SECONDS / tick_seconds)) :]
-    if all(tick.complete for tick in recent):
+    recent = max(1, round(RECENT_SECONDS / tick_seconds))
+    if complete[-recent:].all():
         return None
-    seconds = len(recent) * tick_seconds
-    rate = sum(tick.count for tick in recent) / seconds
+    counts = counts[-recent:]
+    seconds = len(counts) * tick_seconds
+    rate = float(counts.sum()) / seconds
     return Arrivals(rate, seconds, math.sqrt(rate / seconds), 0.0)
 
 
@@ -211,8 +226,17 @@ def _tick_seconds(load: Load) -> float:
     return load.tick_seconds if SHORTEST_TICK <= load.tick_seconds <= LONGEST_TICK else USUAL_TICK
 
 
-def _is_count(value: float) -> bool:
-    return math.isfinite(value) and value >= 0
+def _settled(load: Load) -> int:
+    """Whole ticks after a change; no more than one of the usual length is waited for."""
+    return min(max(1, load.ticks_to_settle), max(1, round(USUAL_TICK / _tick_seconds(load))))
+
+
+def _read(ticks: Sequence[Tick]) -> tuple[Floats, NDArray[np.bool_]]:
+    """Counts, and which of them are complete. What can be no count is incomplete, and nothing."""
+    counts = np.array([tick.count for tick in ticks], dtype=np.float64)
+    possible = np.isfinite(counts) & (counts >= 0)
+    complete = np.array([tick.complete for tick in ticks], dtype=np.bool_)
+    return np.where(possible, counts, 0.0), complete & possible
 
 
 def _positive(value: float) -> float:

@@ -4,7 +4,7 @@ Written for one placement: n replicas of capacity C; `lam` the observed rate, `s
 forecast.
 
     eps = 3*se/lam, between 0.03 and 0.25     h = (1 - eps)/(1 + eps)
-    wait    one tick when the rate is just changing: half a tick of a step is not its size
+    wait    when the rate is just changing: the tick in which it did holds both, and is not its size
     grow    when stuck, or fut - se > n*C:  to max(ceil(fut/C), ceil((1 + eps)*n) if n >= 10), at once
     shrink  when nothing is stuck or starting, there is no upward trend, the present rate has lasted and the last move
             lies back for the shrink window, and everything is fresh:  to max(min, ceil(lam/(h*C)))

@@ -38,6 +38,7 @@ from shoal.reconciler.schemas import find_old_schemas
 from shoal.reconciler.settings import Settings
 from shoal.reconciler.startups import Startups
 from shoal.reconciler.store import Change, Store
+from shoal.reconciler.surges import find_surges
 from shoal.reconciler.targets import make_targets
 from shoal.reconciler.watch import Watcher
 from shoal.reconciler.workqueue import WorkQueue
@@ -56,6 +57,8 @@ LEASE_NAME: Final = "shoal-operator"
 _TARGETS_SECONDS: Final = 0.5
 # Planning follows each round of measurements at once. Planning intervals after which it no longer waits for one.
 _LATEST_ROUND: Final = 1.2
+# How often arrivals are counted in a planning interval, so that a step is answered within two of them.
+_COUNTS: Final = 2
 _CREDENTIALS_SECONDS: Final = 60.0
 _STOP_SECONDS: Final = 5.0
 
@@ -72,7 +75,9 @@ class Operator:
         self.resync = Resync(cluster, self.store, interval=settings.resync_interval)
         self.watcher = Watcher(self._deliver)
         self.source = _make_source(settings)
-        self.collector = Collector(self.source, tick_seconds=settings.planning_interval, clock=steady)
+        self.collector = Collector(
+            self.source, tick_seconds=settings.planning_interval, counts_per_tick=_COUNTS, clock=steady
+        )
         self.startups = Startups()
         self.ads = AdsServer(f"{_bracket(settings.bind_address)}:{settings.xds_port}")
         self.routes = Routes(self.store, self.ads)
@@ -128,7 +133,7 @@ class Operator:
             keep_running(self.resync.run),
             keep_running(self._watch),
             keep_running(self._route),
-            keep_running(self._measure),
+            keep_running(self.collector.run),
             keep_running(self._follow_targets),
             keep_running(self._compare_schemas),
             keep_running(self._renew_credentials),
@@ -151,6 +156,7 @@ class Operator:
         self.store.listen(self._note_targets)
         self.store.listen(self._forget_gone)
         self.collector.on_round(self.plans.mark_all)
+        self.collector.on_count(self._mark_surges)
         self.resync.on_places = self.watcher.restart
 
     def _forget_gone(self, change: Change) -> None:
@@ -187,12 +193,9 @@ class Operator:
         self.routes.complete()
         await self.routes.run()
 
-    async def _measure(self) -> None:
-        """Read everything each tick. A round that fails is a tick without answers."""
-        tick = self.settings.planning_interval
-        while True:
-            await self.collector.round()
-            await asyncio.sleep(tick - steady() % tick)
+    def _mark_surges(self) -> None:
+        for key in find_surges(self.plans.plans, self.collector):
+            self.plans.mark(key)
 
     def _note_targets(self, change: Change) -> None:
         is_pod = is_of_kind(change, POD) and is_replica_changed(change)

@@ -41,6 +41,7 @@ class SimEngine:
     weight: float = 1.0
     wakes: int = 0  # number of its present alarm: earlier ones are void
     completions: deque[float] = field(default_factory=deque)
+    waited: tuple[int, int] = (0, 0)  # in the last two readings
 
     @property
     def ready(self) -> bool:
@@ -52,15 +53,20 @@ class SimEngine:
         """Requests it has."""
         return len(self.engine.running) + len(self.engine.waiting)
 
+    def read_queue(self) -> None:
+        """Be read, as the operator reads engines once in a planning interval."""
+        self.waited = self.waited[1], len(self.engine.waiting)
+
     def queue_seconds(self, now: float) -> float:
         """Waiting requests over the recent rate of completions, as the operator estimates it.
 
-        One that has finished nothing since it serves is taken to finish one in as much time again.
+        What waits in one reading only is a burst. One that has finished nothing since it serves is taken to finish one
+        in as much time again.
         """
         while self.completions and self.completions[0] <= now - COMPLETIONS_SECONDS:
             self.completions.popleft()
         watched = min(now - (now if self.ready_at is None else self.ready_at), COMPLETIONS_SECONDS)
-        return len(self.engine.waiting) * watched / max(len(self.completions), 1)
+        return min(self.waited) * watched / max(len(self.completions), 1)
 
 
 @dataclass(slots=True, eq=False)
@@ -179,6 +185,13 @@ class Fleet:
             for variant in self.variants.values()
             if variant.service == service
         )
+
+    def read_queues(self) -> None:
+        """Read every engine that serves."""
+        for _, replica in self._replicas():
+            for engine in replica.engines:
+                if engine.ready:
+                    engine.read_queue()
 
     def gpu_seconds_now(self) -> Mapping[str, float]:
         """GPU time by pool, of what still runs too."""

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from shoal.domain.configuration import Placement
-from shoal.domain.plan import Decision, Hold
+from shoal.domain.plan import Decision, Demand, Hold
 from shoal.domain.pool import ClaimKind, NodeStock, Pool, Stock
 from shoal.domain.profile import LengthMix, Profile
 from shoal.domain.service import EngineFacts, Load, Memory, Service, ServiceKey, Tick, Workload
 from shoal.domain.snapshot import Brakes, Snapshot
 from shoal.planner.catalog import model_facts
 from shoal.planner.decide import decide
+from shoal.planner.demand import is_surge
 from shoal.planner.remember import remember
 from shoal.sim.arguments import ServerArguments
 from shoal.sim.engine import Engine, QueueFullError, Report
@@ -33,7 +34,8 @@ from shoal.sim.truth import Truth, find_truth
 NAMESPACE = "sim"
 ENGINE = EngineFacts("vllm", "0.33.0")
 USUAL_LENGTHS = LengthMix(512.0, 128.0, 1024.0, 256.0)
-TICKS_KEPT = 360
+COUNTS = 2  # of arrivals in a planning interval, as in the operator
+TICKS_KEPT = 360 * COUNTS
 LENGTHS_SECONDS, LATENCIES_SECONDS = 300.0, 60.0  # over which they are observed, as in the operator
 ENOUGH_LENGTHS = 20
 LAST_SECONDS = 3600.0  # in which the last answers come after the traffic has ended
@@ -83,6 +85,7 @@ class _Played:
     lengths: _Lengths = field(default_factory=_Lengths)
     latencies: deque[tuple[float, float | None, float | None]] = field(default_factory=deque)
     plan: str = "none"
+    demand: Demand | None = None  # planned for
 
 
 class World:
@@ -105,6 +108,7 @@ class World:
         self._router = Router(scenario.seed)
         self._most_gpus = 0
         self._began: float | None = None
+        self._counts = 0
         self.fleet = Fleet(
             self.kernel,
             _make_gpus(scenario.pools),
@@ -137,16 +141,27 @@ class World:
             self._plan_until(self.kernel.now + self.scenario.tick_seconds)
 
     def _plan_until(self, end: float) -> None:
+        """Plan in each planning interval, and after a count of arrivals in which one of them surges."""
         while self.kernel.now < end:
-            self.kernel.run(until=min(end, self.kernel.now + self.scenario.tick_seconds))
-            self._tick()
+            self.kernel.run(until=min(end, self.kernel.now + self._tick_seconds))
+            self._counts += 1
+            surges = [self._count(played) for played in self.played.values()]
+            whole = self._counts % COUNTS == 0
+            if whole:
+                self.fleet.read_queues()
+            if whole or any(surges):
+                self._plan()
 
-    def _tick(self) -> None:
-        """End a planning interval: count its arrivals, then plan."""
-        for played in self.played.values():
-            played.ticks.append(Tick(played.arrived))
-            played.arrived = 0
-        self._plan()
+    @property
+    def _tick_seconds(self) -> float:
+        return self.scenario.tick_seconds / COUNTS
+
+    def _count(self, played: _Played) -> bool:
+        """Close a tick; return whether far more arrived than was planned for."""
+        tick = Tick(played.arrived)
+        played.ticks.append(tick)
+        played.arrived = 0
+        return played.demand is not None and is_surge(tick, self._tick_seconds, played.demand)
 
     def _plan(self) -> None:
         services = {key: self._observe(played) for key, played in self.played.items()}
@@ -160,6 +175,7 @@ class World:
         for key, decision in decide(snapshot).decisions.items():
             played = self.played[key]
             played.memory = remember(services[key], decision, self.kernel.now)
+            played.demand = decision.explanation.demand
             self._note(played, decision)
             self.fleet.apply(key, decision.steps)
             self.fleet.set_weights(_weights(decision, services[key]))
@@ -196,7 +212,8 @@ class World:
         played.lengths.forget(self.kernel.now - LENGTHS_SECONDS)
         return Load(
             ticks=tuple(played.ticks),
-            tick_seconds=self.scenario.tick_seconds,
+            tick_seconds=self._tick_seconds,
+            ticks_to_settle=COUNTS,
             fresh_fraction=1.0,
             lengths=played.lengths.mix(),
             ttft_mean_ms=_mean([ttft for _, ttft, _ in played.latencies if ttft is not None]),

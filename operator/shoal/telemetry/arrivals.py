@@ -45,8 +45,17 @@ class ArrivalSeries:
 
     def ticks(self) -> tuple[Tick, ...]:
         """Oldest first. They end with the last one that any source counted through: the rest is unknown."""
+        return tuple(self._ticks)[: self._known]
+
+    def last(self) -> Tick | None:
+        """The last of them."""
+        return self._ticks[self._known - 1] if self._known else None
+
+    @property
+    def _known(self) -> int:
+        """How many ticks some source has counted through."""
         known = max(self._seen.values(), default=self._first - 1) - self._first + 1
-        return tuple(self._ticks)[: max(known, 0)]
+        return min(max(known, 0), len(self._ticks))
 
     @property
     def _first(self) -> int:

@@ -10,9 +10,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TypeVar
 
 from shoal.domain.live import LiveSample
-from shoal.domain.service import Load, ServiceKey
+from shoal.domain.service import Load, ServiceKey, Tick
 from shoal.telemetry.agents import GpuTracker
-from shoal.telemetry.arrivals import Growth
 from shoal.telemetry.engines import EngineGrowth, EngineTracker, QueueState
 from shoal.telemetry.envoy_stats import ClusterCounters
 from shoal.telemetry.gpu import GpuReading
@@ -32,14 +31,21 @@ class Collector:
     """Follows the targets it was given last.
 
     `clock` is monotonic, in seconds; all answers are as of the last round. A thing that was never read is unknown:
-    None, or an empty Load, never zero.
+    None, or an empty Load, never zero. `counts_per_tick`: how often routers, which are few, are asked for what arrived
+    in the time of one round; each of these is a tick of arrivals.
     """
 
     def __init__(
-        self, source: Source, *, tick_seconds: float = 5.0, clock: Callable[[], float] = time.monotonic
+        self,
+        source: Source,
+        *,
+        tick_seconds: float = 5.0,
+        counts_per_tick: int = 1,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._source = source
         self._tick_seconds = tick_seconds
+        self._counts_per_tick = counts_per_tick
         self._clock = clock
         self._targets = Targets()
         self._services: dict[ServiceKey, ServiceTracker] = {}
@@ -50,6 +56,7 @@ class Collector:
         self._routers_known: dict[RouterId, float] = {}
         self._gpus = GpuTracker()
         self._callbacks: list[Callable[[], None]] = []
+        self._on_count: list[Callable[[], None]] = []
         self.problem: str | None = None
         """What is wrong with the source as a whole, for a condition; None when it answers."""
         self.round_seconds = 0.0
@@ -78,35 +85,66 @@ class Collector:
         """Call this after each round."""
         self._callbacks.append(callback)
 
+    def on_count(self, callback: Callable[[], None]) -> None:
+        """Call this after each count of arrivals between two rounds."""
+        self._on_count.append(callback)
+
     async def run(self) -> None:
-        """A round at each tick until cancelled. Ticks that a long round ran over are skipped."""
+        """A round at each tick, and the counts between, until cancelled. Ticks that a long round ran over are skipped.
+
+        They are apart, so that a slow engine does not make a count late.
+        """
         try:
-            while True:
-                try:
-                    await self.round()
-                except Exception:
-                    _log.exception("a round of telemetry failed; the next one is tried")
-                await asyncio.sleep(self._tick_seconds - self._clock() % self._tick_seconds)
+            await asyncio.gather(self._repeat(self.round, 0), *map(self._count_at, range(1, self._counts_per_tick)))
         finally:
             await self._source.close()
 
+    async def _count_at(self, part: int) -> None:
+        await self._repeat(self.count, part / self._counts_per_tick)
+
+    async def _repeat(self, work: Callable[[], Awaitable[None]], phase: float) -> None:
+        """Work at this phase of each tick, at once if it is the first of them."""
+        if phase == 0:
+            await self._try(work)
+        while True:
+            await asyncio.sleep(self._tick_seconds - (self._clock() - phase * self._tick_seconds) % self._tick_seconds)
+            await self._try(work)
+
+    async def _try(self, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
+        except Exception:
+            _log.exception("a round of telemetry failed; the next one is tried")
+
     async def round(self) -> None:
-        """Read all targets once."""
+        """Read all targets once. Routers come first: their counts are ticks, and ticks should be of one length."""
         started, targets = self._clock(), self._targets
-        engines, routers, agents = await asyncio.gather(
+        routers, engines, agents = await asyncio.gather(
+            self._count_routers(),
             self._read(self._source.read_engines(targets.engines)),
-            self._read(self._source.read_routers(targets.routers)),
             self._read(self._source.read_agents(targets.agents)),
         )
         now = self._clock()
-        self.problem = engines[1] or routers[1] or agents[1]
-        self._record_services(engines[0] or {}, routers[0] or {}, now)
+        self.problem = engines[1] or routers or agents[1]
+        self._record_engine_rounds(engines[0] or {}, now)
         for agent, readings in (agents[0] or {}).items():
             self._gpus.record(agent.node, readings, now)
         self._gpus.keep_only((target.node for target in self._targets.agents), now)
         self.round_seconds = now - started
         for callback in self._callbacks:
             callback()
+
+    async def count(self) -> None:
+        """Ask the routers alone what has arrived."""
+        await self._count_routers()
+        for callback in self._on_count:
+            callback()
+
+    async def _count_routers(self) -> str | None:
+        """Read the routers and close a tick of the services that they count for; returns what is wrong."""
+        routers, problem = await self._read(self._source.read_routers(self._targets.routers))
+        self._record_routers(routers or {}, self._clock())
+        return problem
 
     @property
     def services(self) -> tuple[ServiceKey, ...]:
@@ -121,6 +159,12 @@ class Collector:
             if tracker is None
             else tracker.load(self._clock(), self._fresh_fraction(service))
         )
+
+    def last_tick(self, service: ServiceKey) -> tuple[Tick, float] | None:
+        """Arrivals of a service's last tick, and its length in seconds; None when nothing is known."""
+        tracker = self._services.get(service)
+        tick = None if tracker is None else tracker.last_tick()
+        return None if tracker is None or tick is None else (tick, tracker.tick_seconds)
 
     def outcomes_of(self, service: ServiceKey) -> ClusterCounters | None:
         """What became of a service's requests at the routers in the last minute."""
@@ -167,7 +211,8 @@ class Collector:
         known = self._services.get(key)
         if known is not None and known.routed == routed:
             return known
-        return ServiceTracker(routed=routed, tick_seconds=self._tick_seconds)
+        parts = self._counts_per_tick if routed else 1
+        return ServiceTracker(routed=routed, tick_seconds=self._tick_seconds / parts, ticks_per_interval=parts)
 
     async def _read(self, answers: Awaitable[Answers]) -> tuple[Answers | None, str | None]:
         try:
@@ -177,14 +222,16 @@ class Collector:
                 _log.warning("%s", error)
             return None, str(error)
 
-    def _record_services(
-        self,
-        engines: Mapping[EngineTarget, EngineReading],
-        routers: Mapping[RouterTarget, Mapping[str, ClusterCounters]],
-        now: float,
-    ) -> None:
-        """Sort the answers by service. Targets that went away while they were being read are left out."""
+    def _record_engine_rounds(self, engines: Mapping[EngineTarget, EngineReading], now: float) -> None:
+        """Sort the engines' answers by service. Targets that went away while they were being read are left out."""
         grown = self._record_engines(engines, now)
+        for key, service in self._services.items():
+            growths = service.record_engines(grown.get(key, {}))
+            if not service.routed:
+                service.record_arrivals(now, growths, self._expected(key, routed=False))
+
+    def _record_routers(self, routers: Mapping[RouterTarget, Mapping[str, ClusterCounters]], now: float) -> None:
+        """Sort the routers' answers by service."""
         counted: dict[ServiceKey, dict[str, ClusterCounters]] = defaultdict(dict)
         for router, clusters in routers.items():
             if _router_id(router) in self._routers_known:
@@ -192,10 +239,9 @@ class Collector:
                 for cluster, counters in clusters.items():
                     counted[ServiceKey(router.namespace, cluster)][router.pod] = counters
         for key, service in self._services.items():
-            by_engine = service.record_engines(grown.get(key, {}))
-            by_router = service.record_routers(counted.get(key, {}), now)
-            growths: Mapping[str, Growth] = by_router if service.routed else by_engine
-            service.record_arrivals(now, growths, self._expected(key, routed=service.routed))
+            growths = service.record_routers(counted.get(key, {}), now)
+            if service.routed:
+                service.record_arrivals(now, growths, self._expected(key, routed=True))
 
     def _record_engines(
         self, engines: Mapping[EngineTarget, EngineReading], now: float

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 
-from shoal.domain.service import Load
+from shoal.domain.service import Load, Tick
 from shoal.telemetry.arrivals import ArrivalSeries, Growth
 from shoal.telemetry.engines import EngineGrowth
 from shoal.telemetry.envoy_stats import ClusterCounters
@@ -18,12 +18,14 @@ class ServiceTracker:
     """Follows one service through its engines' and routers' answers.
 
     Arrivals come from the routers where the service is `routed` by Envoy, else from its engines. A change of that
-    starts the ticks anew: the two count different things.
+    starts the ticks anew: the two count different things. `ticks_per_interval`: how often who counts is read in a
+    planning interval.
     """
 
-    def __init__(self, *, routed: bool, tick_seconds: float) -> None:
+    def __init__(self, *, routed: bool, tick_seconds: float, ticks_per_interval: int = 1) -> None:
         self.routed = routed
-        self._tick_seconds = tick_seconds
+        self.tick_seconds = tick_seconds
+        self._ticks_per_interval = ticks_per_interval
         self._arrivals = ArrivalSeries(keep=int(KEPT_SECONDS / tick_seconds))
         self._latency = LatencyWindow()
         self._lengths = LengthHistory()
@@ -72,11 +74,16 @@ class ServiceTracker:
             total = total.plus(grown)
         return total
 
+    def last_tick(self) -> Tick | None:
+        """Arrivals of the last tick that any source counted through."""
+        return self._arrivals.last()
+
     def load(self, now: float, fresh_fraction: float) -> Load:
         """As the planner sees it."""
         return Load(
             ticks=self._arrivals.ticks(),
-            tick_seconds=self._tick_seconds,
+            tick_seconds=self.tick_seconds,
+            ticks_to_settle=self._ticks_per_interval,
             fresh_fraction=fresh_fraction,
             lengths=self._lengths.mix(),
             lengths_requests=self._lengths.requests,
@@ -85,4 +92,4 @@ class ServiceTracker:
         )
 
     def _tick(self, at: float) -> int:
-        return int(at // self._tick_seconds)
+        return int(at // self.tick_seconds)
