@@ -18,20 +18,14 @@ from shoal.domain.configuration import Configuration, Placement
 from shoal.domain.plan import Step
 from shoal.domain.service import Objective, ReplicaPhase, ServiceKey
 from shoal.sim.engine import Engine, EngineLimits, Report
-from shoal.sim.fleet import Fleet, SimEngine, SimGPU
+from shoal.sim.fleet import Fleet, Startup
+from shoal.sim.fleet_parts import SimEngine, SimGPU
 from shoal.sim.kernel import Kernel
 from shoal.sim.profile_files import read_profiles
 from shoal.sim.result import Result, is_settling, reactive_ceiling
-from shoal.sim.router import Router
-from shoal.sim.scenario import (
-    PoolSpec,
-    Scenario,
-    ScenarioError,
-    ServiceSpec,
-    load_scenario,
-    read_scenario,
-    shipped_scenarios,
-)
+from shoal.sim.router import LeastRequest, RoundRobin
+from shoal.sim.scenario import PoolSpec, Scenario, ScenarioError, ServiceSpec
+from shoal.sim.scenario_file import load_scenario, read_scenario, shipped_scenarios
 from shoal.sim.truth import Truth
 from shoal.sim.world import run
 
@@ -102,7 +96,7 @@ class Stage:
             [SimGPU(f"GPU-{n}", f"node-{n // 2}", "h100") for n in range(4)],
             make_engine=lambda key, placement: SimEngine(key, Engine(TRUTH.steps, TRUTH.limits), TRUTH),
             on_reports=lambda engine, reports: self.reports.extend(reports),
-            startup_seconds=10.0,
+            make_startup=lambda replica, attempt: Startup(10.0),
             drain_seconds=drain_seconds,
         )
 
@@ -195,13 +189,32 @@ def test_a_clock_slows_the_replica_that_holds_the_gpu() -> None:
     assert sorted(replica.clock_mhz or 0.0 for replica in observed) == [1000.0, 2000.0]
 
 
+def two_engines(first: float, second: float) -> list[SimEngine]:
+    engines = [SimEngine(KEY, Engine(TRUTH.steps, EngineLimits(10_000, 10_000, 10**6)), TRUTH) for _ in range(2)]
+    engines[0].weight, engines[1].weight = first, second
+    return engines
+
+
 def test_the_router_follows_weights() -> None:
-    heavy, light = (SimEngine(KEY, Engine(TRUTH.steps, EngineLimits(10_000, 10_000, 10**6)), TRUTH) for _ in range(2))
-    heavy.weight, light.weight = 3.0, 1.0
-    router = Router(seed=1)
+    """Envoy's schedule: by weight while nobody has requests, by its root while all of them pile up."""
+    idle, router = two_engines(1.0, 3.0), LeastRequest("1")
+    assert Counter(idle.index(router.pick(idle)) for _ in range(400)) == {0: 100, 1: 300}
+    busy, router = two_engines(1.0, 3.0), LeastRequest("1")
     for _ in range(400):
-        router.order([light, heavy])[0].engine.submit(1, 1000, 0.0)
-    assert heavy.active == pytest.approx(300, abs=2)
+        router.pick(busy).engine.submit(1, 1000, 0.0)
+    assert busy[1].active / busy[0].active == pytest.approx(3**0.5, rel=0.02)
+
+
+def test_with_equal_weights_the_emptier_of_two_draws_is_taken() -> None:
+    engines, router = two_engines(2.0, 2.0), LeastRequest("1")
+    engines[0].engine.submit(1, 1000, 0.0)
+    picks = Counter(engines.index(router.pick(engines)) for _ in range(4000))
+    assert picks[1] / 4000 == pytest.approx(3 / 4, abs=0.03)  # both draws may meet the same engine
+
+
+def test_round_robin_takes_turns() -> None:
+    engines, router = two_engines(1.0, 3.0), RoundRobin()
+    assert [engines.index(router.pick(engines)) for _ in range(4)] == [0, 1, 0, 1]
 
 
 # whole plays

@@ -12,10 +12,11 @@ from rich.console import Console
 from rich.table import Table
 
 from shoal.api.errors import ApiError
-from shoal.domain.profile import Profile
+from shoal.domain.profile import Profile, Quantiles
 from shoal.sim.profile_files import read_profiles
 from shoal.sim.result import Result
-from shoal.sim.scenario import ScenarioError, load_scenario, shipped_scenarios
+from shoal.sim.scenario import ScenarioError
+from shoal.sim.scenario_file import load_scenario, shipped_scenarios
 from shoal.sim.truth import NoTruthError
 from shoal.sim.world import run as play
 
@@ -82,8 +83,8 @@ def _show(result: Result, console: Console) -> None:
             f"{service.attainment:.1%}",
             f"{service.attainment_outside_steps:.1%}",
             f"{service.ceiling:.1%}",
-            _milliseconds(service.ttft_p95_ms),
-            _milliseconds(service.itl_p95_ms),
+            _p95(service.ttft),
+            _p95(service.itl),
         )
     console.print(services)
     for move in result.moves:
@@ -98,5 +99,5 @@ def _show(result: Result, console: Console) -> None:
     )
 
 
-def _milliseconds(value: float | None) -> str:
-    return "-" if value is None else f"{value:.0f} ms"
+def _p95(latency: Quantiles | None) -> str:
+    return "-" if latency is None or latency.p95 is None else f"{latency.p95:.0f} ms"

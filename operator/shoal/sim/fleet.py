@@ -1,104 +1,34 @@
-"""A simulated fleet: GPUs on nodes, variants as Deployments would run them, engines that start, serve and drain."""
+"""A simulated fleet: variants as Deployments would run them; engines that start, serve, drain, fail."""
 
 from __future__ import annotations
 
 import itertools
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from shoal.domain.configuration import Placement
 from shoal.domain.plan import Step
 from shoal.domain.service import Replica, ReplicaPhase, RunningVariant, ServiceKey
-from shoal.sim.engine import Engine, Report
+from shoal.sim.engine import Report
+from shoal.sim.fleet_parts import SimEngine, SimGPU, SimReplica, SimVariant
 from shoal.sim.kernel import Kernel
 from shoal.sim.steps import Speed
-from shoal.sim.truth import Truth
 
 DRAIN_LEAST_SECONDS = 5.0  # until every router has seen that a pod is going
-COMPLETIONS_SECONDS = 30.0  # over which the speed of a queue is taken
+BACK_OFF_SECONDS, LONGEST_BACK_OFF_SECONDS = 10.0, 300.0  # of a container that ended: doubled each time
 
 
-@dataclass(slots=True, eq=False)
-class SimGPU:
-    """One GPU. `ratio` is its clock over its highest."""
+@dataclass(frozen=True, slots=True)
+class Startup:
+    """One attempt to start an engine."""
 
-    uuid: str
-    node: str
-    pool: str
-    ratio: float = 1.0
-    held: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class SimEngine:
-    """One engine in the fleet, and what the router knows of it."""
-
-    service: ServiceKey
-    engine: Engine
-    truth: Truth
-    ready_at: float | None = None
-    weight: float = 1.0
-    wakes: int = 0  # number of its present alarm: earlier ones are void
-    completions: deque[float] = field(default_factory=deque)
-    waited: tuple[int, int] = (0, 0)  # in the last two readings
-
-    @property
-    def ready(self) -> bool:
-        """Whether it serves."""
-        return self.ready_at is not None
-
-    @property
-    def active(self) -> int:
-        """Requests it has."""
-        return len(self.engine.running) + len(self.engine.waiting)
-
-    def read_queue(self) -> None:
-        """Be read, as the operator reads engines once in a planning interval."""
-        self.waited = self.waited[1], len(self.engine.waiting)
-
-    def queue_seconds(self, now: float) -> float:
-        """Waiting requests over the recent rate of completions, as the operator estimates it.
-
-        What waits in one reading only is a burst. One that has finished nothing since it serves is taken to finish one
-        in as much time again.
-        """
-        while self.completions and self.completions[0] <= now - COMPLETIONS_SECONDS:
-            self.completions.popleft()
-        watched = min(now - (now if self.ready_at is None else self.ready_at), COMPLETIONS_SECONDS)
-        return min(self.waited) * watched / max(len(self.completions), 1)
-
-
-@dataclass(slots=True, eq=False)
-class SimReplica:
-    """One pod."""
-
-    name: str
-    created_at: float
-    placement: Placement
-    engines: list[SimEngine]
-    gpus: list[SimGPU] = field(default_factory=list)
-    phase: ReplicaPhase = ReplicaPhase.PENDING
-    bound_at: float | None = None
-
-    @property
-    def ready_engines(self) -> int:
-        """Engines that serve."""
-        return sum(engine.ready for engine in self.engines)
-
-
-@dataclass(slots=True, eq=False)
-class SimVariant:
-    """One Deployment."""
-
-    name: str
-    service: ServiceKey
-    placement: Placement
-    desired: int = 0
-    replicas: list[SimReplica] = field(default_factory=list)
+    seconds: float
+    fails: bool = False
 
 
 MakeEngine = Callable[[ServiceKey, Placement], SimEngine]
+MakeStartup = Callable[[SimReplica, int], Startup]  # replica, number of the attempt
 OnReports = Callable[[SimEngine, Sequence[Report]], None]
 
 
@@ -111,8 +41,8 @@ class Fleet:
         gpus: Iterable[SimGPU],
         *,
         make_engine: MakeEngine,
+        make_startup: MakeStartup,
         on_reports: OnReports,
-        startup_seconds: float,
         drain_seconds: float,
     ) -> None:
         self.gpus = list(gpus)
@@ -120,20 +50,23 @@ class Fleet:
         self.gpu_seconds: dict[str, float] = defaultdict(float)  # by pool
         self._kernel = kernel
         self._make_engine = make_engine
+        self._make_startup = make_startup
         self._on_reports = on_reports
-        self._startup_seconds = startup_seconds
         self._drain_seconds = drain_seconds
         self._names = itertools.count(1)
+        self._serving: dict[ServiceKey, list[SimEngine]] = {}
 
     def engines_of(self, service: ServiceKey) -> list[SimEngine]:
-        """Engines that serve a service and take new requests."""
-        return [
-            engine
-            for _, replica in self._replicas()
-            if replica.phase is not ReplicaPhase.DRAINING
-            for engine in replica.engines
-            if engine.ready and engine.service == service
-        ]
+        """Engines that serve a service and take new requests: the same list until they or their weights change."""
+        if service not in self._serving:
+            self._serving[service] = [
+                engine
+                for variant, replica in self._replicas()
+                if variant.service == service and replica.phase is not ReplicaPhase.DRAINING
+                for engine in replica.engines
+                if engine.ready
+            ]
+        return self._serving[service]
 
     def all_engines(self) -> list[SimEngine]:
         """Every engine there is."""
@@ -149,16 +82,37 @@ class Fleet:
 
     def set_weights(self, weights: Mapping[str, float]) -> None:
         """Routing weights by name of replica; the same for each of its engines."""
-        for _, replica in self._replicas():
+        for variant, replica in self._replicas():
+            weight = weights.get(replica.name)
             for engine in replica.engines:
-                engine.weight = weights.get(replica.name, engine.weight)
+                if weight is not None and engine.weight != weight:
+                    engine.weight = weight
+                    self._serving.pop(variant.service, None)
 
     def set_clock(self, gpu: SimGPU, ratio: float) -> None:
         """Run a GPU at a share of its highest clock from now on."""
         gpu.ratio = ratio
         for _, replica in self._replicas():
-            if gpu in replica.gpus:
+            if gpu in replica.gpus and not replica.dead:
                 self._set_speed(replica)
+
+    def lose(self, gpus: Sequence[SimGPU], noticed_after: float = 0.0) -> None:
+        """Take GPUs away: engines on them end at once. Their replicas are replaced when somebody notices."""
+        for gpu in gpus:
+            gpu.lost = True
+        hit = [(v, r) for v, r in self._replicas() if not r.dead and any(gpu.lost for gpu in r.gpus)]
+        for variant, replica in hit:
+            replica.dead = True
+            for engine in replica.engines:
+                self._kill(engine)
+            self._serving.pop(variant.service, None)
+        self._kernel.at(self._kernel.now + noticed_after, lambda: self._notice(gpus, hit))
+
+    def give_back(self, gpus: Sequence[SimGPU]) -> None:
+        """Let lost GPUs return."""
+        for gpu in gpus:
+            gpu.lost = gpu.missed = False
+        self._bind_pending()
 
     def catch_up(self, engine: SimEngine) -> None:
         """Bring an engine to the present and tell what it did."""
@@ -234,40 +188,47 @@ class Fleet:
 
     def _bind_pending(self) -> None:
         """Give free GPUs of one node to replicas that wait, the oldest first."""
-        for _, replica in self._replicas():
+        for variant, replica in self._replicas():
             if replica.phase is ReplicaPhase.PENDING and (gpus := self._find_gpus(replica.placement)):
                 for gpu in gpus:
                     gpu.held = True
                 replica.gpus, replica.phase, replica.bound_at = gpus, ReplicaPhase.STARTING, self._kernel.now
                 self._set_speed(replica)
-                self._start_engine(replica, 0)
+                self._start_engine(variant, replica, 0, 0)
 
     def _find_gpus(self, placement: Placement) -> list[SimGPU]:
         count = placement.configuration.gpus_per_replica
         free: dict[str, list[SimGPU]] = {}
         for gpu in self.gpus:
-            if gpu.pool == placement.pool and not gpu.held:
+            if gpu.pool == placement.pool and not gpu.held and not gpu.lost:
                 free.setdefault(gpu.node, []).append(gpu)
         fitting = [gpus for gpus in free.values() if len(gpus) >= count]
         return min(fitting, key=len)[:count] if fitting else []
 
-    def _start_engine(self, replica: SimReplica, number: int) -> None:
-        """Engines of one pod start one after the other."""
+    def _start_engine(self, variant: SimVariant, replica: SimReplica, number: int, attempt: int) -> None:
+        """Engines of one pod start one after the other; one that fails starts again after a pause."""
+        if replica.phase is not ReplicaPhase.STARTING or replica.dead:
+            return
+        startup = self._make_startup(replica, attempt)
+        pause = min(BACK_OFF_SECONDS * 2**attempt, LONGEST_BACK_OFF_SECONDS) if startup.fails else 0.0
 
-        def ready() -> None:
-            if replica.phase is ReplicaPhase.DRAINING:
-                return
-            replica.engines[number].ready_at = self._kernel.now
-            if number + 1 < len(replica.engines):
-                self._start_engine(replica, number + 1)
-            else:
-                replica.phase = ReplicaPhase.READY
+        def end() -> None:
+            if startup.fails:
+                self._start_engine(variant, replica, number, attempt + 1)
+            elif replica.phase is ReplicaPhase.STARTING and not replica.dead:
+                replica.engines[number].ready_at = self._kernel.now
+                self._serving.pop(variant.service, None)
+                if number + 1 < len(replica.engines):
+                    self._start_engine(variant, replica, number + 1, 0)
+                else:
+                    replica.phase = ReplicaPhase.READY
 
-        self._kernel.at(self._kernel.now + self._startup_seconds, ready)
+        self._kernel.at(self._kernel.now + startup.seconds + pause, end)
 
     def _drain(self, variant: SimVariant, replica: SimReplica) -> None:
         waited_in_vain = replica.phase is ReplicaPhase.PENDING
         replica.phase = ReplicaPhase.DRAINING
+        self._serving.pop(variant.service, None)
         if waited_in_vain:
             self._remove(variant, replica)
             return
@@ -277,15 +238,32 @@ class Fleet:
     def _check_drained(self, variant: SimVariant, replica: SimReplica, limit: float) -> None:
         """As the preStop hook: once a second, until the engines are empty or the limit has passed."""
         for engine in replica.engines:
-            self.catch_up(engine)
+            if not engine.dead:
+                self.catch_up(engine)
         if any(engine.active for engine in replica.engines) and self._kernel.now < limit:
             self._kernel.at(self._kernel.now + 1.0, lambda: self._check_drained(variant, replica, limit))
             return
         for engine in replica.engines:
-            for sequence in [*engine.engine.waiting, *engine.engine.running]:
-                engine.engine.abort(sequence, self._kernel.now)
-            engine.wakes += 1
+            self._kill(engine)
         self._remove(variant, replica)
+
+    def _kill(self, engine: SimEngine) -> None:
+        """End an engine: what it has not answered is lost."""
+        if engine.dead:
+            return
+        self.catch_up(engine)
+        for sequence in (*engine.engine.waiting, *engine.engine.running):
+            sequence.aborted = True
+        engine.wakes += 1
+        engine.dead = True
+
+    def _notice(self, gpus: Sequence[SimGPU], hit: Iterable[tuple[SimVariant, SimReplica]]) -> None:
+        for gpu in gpus:
+            gpu.missed = gpu.lost
+        for variant, replica in hit:
+            if replica.phase is not ReplicaPhase.DRAINING:  # a draining one goes of itself
+                self._remove(variant, replica)
+                self._scale(variant, ())
 
     def _remove(self, variant: SimVariant, replica: SimReplica) -> None:
         self._count(replica)

@@ -1,75 +1,41 @@
-"""Plays a scenario in virtual time with the real `decide()`: it sees a Snapshot, as in a cluster, and nothing else."""
+"""Plays a scenario in virtual time. Whoever decides sees a Snapshot, as in a cluster, and nothing else."""
 
 from __future__ import annotations
 
 import functools
-from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-
 from shoal.domain.configuration import Placement
-from shoal.domain.plan import Decision, Demand, Hold
 from shoal.domain.pool import ClaimKind, NodeStock, Pool, Stock
 from shoal.domain.profile import LengthMix, Profile
-from shoal.domain.service import EngineFacts, Load, Memory, Service, ServiceKey, Tick, Workload
+from shoal.domain.service import EngineFacts, ReplicaPhase, RunningVariant, Service, ServiceKey, Workload
 from shoal.domain.snapshot import Brakes, Snapshot
 from shoal.planner.catalog import model_facts
-from shoal.planner.decide import decide
-from shoal.planner.demand import is_surge
-from shoal.planner.remember import remember
 from shoal.sim.arguments import ServerArguments
-from shoal.sim.engine import Engine, QueueFullError, Report
-from shoal.sim.fleet import Fleet, SimEngine, SimGPU
+from shoal.sim.door import Door, SimRequest
+from shoal.sim.engine import Engine, Report
+from shoal.sim.fleet import Fleet, Startup
+from shoal.sim.fleet_parts import SimEngine, SimGPU, SimReplica
+from shoal.sim.incidents import GPULoss, Heat, Incident, NodeLoss, is_within
 from shoal.sim.kernel import Kernel
-from shoal.sim.measure import mean_gap_ms, ttft_ms
-from shoal.sim.result import Move, Result, SimRequest, make_service_result
-from shoal.sim.router import Router
-from shoal.sim.scenario import Heat, PoolSpec, Scenario, ServiceSpec
+from shoal.sim.policies.laws import Signals
+from shoal.sim.policies.protocol import Order, Policy
+from shoal.sim.policies.shoal import ShoalPolicy
+from shoal.sim.result import Move, Result, make_service_result
+from shoal.sim.scenario import PoolSpec, Scenario, ServiceSpec
 from shoal.sim.settings import SimSettings
-from shoal.sim.traffic import Arrival, Traffic
+from shoal.sim.timeline import Sample
+from shoal.sim.traffic import Arrival
 from shoal.sim.truth import Truth, find_truth
+from shoal.sim.watch import COUNTS, Watch
 
 NAMESPACE = "sim"
 ENGINE = EngineFacts("vllm", "0.33.0")
 USUAL_LENGTHS = LengthMix(512.0, 128.0, 1024.0, 256.0)
-COUNTS = 2  # of arrivals in a planning interval, as in the operator
-TICKS_KEPT = 360 * COUNTS
-LENGTHS_SECONDS, LATENCIES_SECONDS = 300.0, 60.0  # over which they are observed, as in the operator
-ENOUGH_LENGTHS = 20
 LAST_SECONDS = 3600.0  # in which the last answers come after the traffic has ended
-
-
-class _Lengths:
-    """Lengths of the requests seen lately."""
-
-    def __init__(self) -> None:
-        self._at: deque[float] = deque()
-        self._prompts: deque[int] = deque()
-        self._outputs: deque[int] = deque()
-
-    def record(self, at: float, arrival: Arrival) -> None:
-        self._at.append(at)
-        self._prompts.append(arrival.prompt_tokens)
-        self._outputs.append(arrival.output_tokens)
-
-    def forget(self, since: float) -> None:
-        while self._at and self._at[0] < since:
-            for values in (self._at, self._prompts, self._outputs):
-                values.popleft()
-
-    def mix(self) -> LengthMix | None:
-        """Means and 95th percentiles; None as long as there are too few."""
-        if len(self._at) < ENOUGH_LENGTHS:
-            return None
-        prompts, outputs = (np.fromiter(values, float, len(values)) for values in (self._prompts, self._outputs))
-        return LengthMix(
-            float(prompts.mean()),
-            float(outputs.mean()),
-            float(np.quantile(prompts, 0.95)),
-            float(np.quantile(outputs, 0.95)),
-        )
 
 
 @dataclass(slots=True)
@@ -78,14 +44,10 @@ class _Played:
 
     spec: ServiceSpec
     key: ServiceKey
-    memory: Memory = field(default_factory=Memory)
+    watch: Watch
+    door: Door
     requests: list[SimRequest] = field(default_factory=list)
-    ticks: deque[Tick] = field(default_factory=lambda: deque(maxlen=TICKS_KEPT))
-    arrived: int = 0  # in the present tick
-    lengths: _Lengths = field(default_factory=_Lengths)
-    latencies: deque[tuple[float, float | None, float | None]] = field(default_factory=deque)
     plan: str = "none"
-    demand: Demand | None = None  # planned for
 
 
 class World:
@@ -94,91 +56,111 @@ class World:
     `told` are the profiles the planner knows, `true` those the engines obey.
     """
 
-    def __init__(self, scenario: Scenario, told: Sequence[Profile], true: Sequence[Profile]) -> None:
+    def __init__(self, scenario: Scenario, told: Sequence[Profile], true: Sequence[Profile], policy: Policy) -> None:
         self.scenario = scenario
         self.told = tuple(told)
         self.kernel = Kernel()
-        self.played = {
-            key: _Played(spec, key) for spec in scenario.services for key in [ServiceKey(NAMESPACE, spec.name)]
-        }
+        self.policy = policy
         self.moves: list[Move] = []
+        self.timeline: list[Sample] = []
         self._true = tuple(true)
         self._truths: dict[tuple[ServiceKey, Placement], Truth] = {}
         self._pools = {pool.name: pool for pool in scenario.pools}
-        self._router = Router(scenario.seed)
+        self._interval_seconds = policy.interval_seconds or scenario.tick_seconds
+        self._counts = 0
         self._most_gpus = 0
         self._began: float | None = None
-        self._counts = 0
         self.fleet = Fleet(
             self.kernel,
             _make_gpus(scenario.pools),
             make_engine=self._make_engine,
+            make_startup=self._make_startup,
             on_reports=self._on_reports,
-            startup_seconds=scenario.startup_seconds,
             drain_seconds=scenario.drain_seconds,
         )
+        played = (self._make_played(spec) for spec in scenario.services)
+        self.played = {one.key: one for one in played}
 
     def play(self) -> Result:
         """From the first plan to the last answer. Traffic begins when what was planned for it serves."""
         self._warm_up()
         self._began = self.kernel.now
         ends = self._began + self.scenario.seconds
-        for number, played in enumerate(self.played.values()):
-            self._schedule_traffic(played, self.scenario.seed * 1000 + number)
-        for heat in self.scenario.heat:
-            self.kernel.at(self._began + heat.at, functools.partial(self._heat, heat))
+        for played in self.played.values():
+            self._schedule_traffic(played)
+        for incident in self.scenario.incidents:
+            self._schedule_incident(incident)
         before = self.fleet.gpu_seconds_now()
         self._plan_until(ends)
         used = {pool: total - before.get(pool, 0.0) for pool, total in self.fleet.gpu_seconds_now().items()}
         self.kernel.run(until=ends + LAST_SECONDS)
         return self._sum_up(used)
 
+    def _make_played(self, spec: ServiceSpec) -> _Played:
+        key = ServiceKey(NAMESPACE, spec.name)
+        door = Door(
+            self.kernel,
+            self.fleet,
+            key,
+            routing=self.scenario.routing,
+            ttft_ms=spec.objective.ttft_ms,
+            seed=self.scenario.seed,
+        )
+        return _Played(spec, key, Watch(self._interval_seconds), door)
+
     def _warm_up(self) -> None:
         """Plan until everything that shall run serves, for at most ten start-ups."""
         limit = 10 * self.scenario.startup_seconds
-        self._plan()
+        self._decide()
         while self.kernel.now < limit and not self.fleet.is_settled:
-            self._plan_until(self.kernel.now + self.scenario.tick_seconds)
+            self._plan_until(self.kernel.now + self._interval_seconds)
 
     def _plan_until(self, end: float) -> None:
         """Plan in each planning interval, and after a count of arrivals in which one of them surges."""
         while self.kernel.now < end:
-            self.kernel.run(until=min(end, self.kernel.now + self._tick_seconds))
+            self.kernel.run(until=min(end, self.kernel.now + self._interval_seconds / COUNTS))
             self._counts += 1
-            surges = [self._count(played) for played in self.played.values()]
             whole = self._counts % COUNTS == 0
             if whole:
+                self._sample()
                 self.fleet.read_queues()
-            if whole or any(surges):
-                self._plan()
+            if self._somebody_decides():
+                surges = [self._count(played) for played in self.played.values()]
+                if whole or any(surges):
+                    self._decide()
 
-    @property
-    def _tick_seconds(self) -> float:
-        return self.scenario.tick_seconds / COUNTS
+    def _somebody_decides(self) -> bool:
+        """Whether the operator is there; otherwise what would be seen now is lost."""
+        if not any(is_within(absence, self._elapsed) for absence in self.scenario.absence):
+            return True
+        for played in self.played.values():
+            played.watch.forget()
+        return False
 
     def _count(self, played: _Played) -> bool:
-        """Close a tick; return whether far more arrived than was planned for."""
-        tick = Tick(played.arrived)
-        played.ticks.append(tick)
-        played.arrived = 0
-        return played.demand is not None and is_surge(tick, self._tick_seconds, played.demand)
+        """Close a tick; answer whether what arrived cannot wait."""
+        watch = played.watch
+        return self.policy.is_surge(played.key, watch.end_tick(), watch.tick_seconds)
 
-    def _plan(self) -> None:
+    @property
+    def _elapsed(self) -> float:
+        """Seconds since the traffic began; before that negative."""
+        return self.kernel.now - self._began if self._began is not None else -1.0
+
+    def _decide(self) -> None:
         services = {key: self._observe(played) for key, played in self.played.items()}
         snapshot = Snapshot(
             now=self.kernel.now,
             services=tuple(services.values()),
-            pools=tuple(make_pool(pool) for pool in self.scenario.pools),
+            pools=tuple(make_pool(pool, self.fleet.gpus) for pool in self.scenario.pools),
             profiles=self.told,
             brakes=Brakes(shrink_after_seconds=self.scenario.shrink_after_seconds),
         )
-        for key, decision in decide(snapshot).decisions.items():
-            played = self.played[key]
-            played.memory = remember(services[key], decision, self.kernel.now)
-            played.demand = decision.explanation.demand
-            self._note(played, decision)
-            self.fleet.apply(key, decision.steps)
-            self.fleet.set_weights(_weights(decision, services[key]))
+        signals = {key: self._signals(self.played[key], service) for key, service in services.items()}
+        for key, order in self.policy.decide(snapshot, signals).items():
+            self._note(self.played[key], order)
+            self.fleet.apply(key, order.steps)
+            self.fleet.set_weights(order.weights)
         self._most_gpus = max(self._most_gpus, sum(gpu.held for gpu in self.fleet.gpus))
 
     def _observe(self, played: _Played) -> Service:
@@ -202,75 +184,89 @@ class World:
             parallelism=spec.parallelism,
             priority=spec.priority,
             running=self.fleet.observe(played.key, clocks),
-            load=self._observe_load(played),
-            memory=played.memory,
+            load=played.watch.load(self.kernel.now),
         )
 
-    def _observe_load(self, played: _Played) -> Load:
-        while played.latencies and played.latencies[0][0] < self.kernel.now - LATENCIES_SECONDS:
-            played.latencies.popleft()
-        played.lengths.forget(self.kernel.now - LENGTHS_SECONDS)
-        return Load(
-            ticks=tuple(played.ticks),
-            tick_seconds=self._tick_seconds,
-            ticks_to_settle=COUNTS,
-            fresh_fraction=1.0,
-            lengths=played.lengths.mix(),
-            ttft_mean_ms=_mean([ttft for _, ttft, _ in played.latencies if ttft is not None]),
-            itl_mean_ms=_mean([gap for _, _, gap in played.latencies if gap is not None]),
+    def _signals(self, played: _Played, service: Service) -> Signals:
+        return played.watch.signals(
+            self.kernel.now,
+            played.spec.objective,
+            desired=sum(variant.desired for variant in service.running),
+            ready=sum(variant.ready for variant in service.running),
+            active=sum(engine.active for engine in self.fleet.engines_of(played.key)),
         )
 
-    def _note(self, played: _Played, decision: Decision) -> None:
-        if isinstance(decision, Hold) or not decision.moved:
+    def _sample(self) -> None:
+        """Write down how things stand."""
+        if self._began is None:
             return
-        after = f"{decision.plan.summary} ({', '.join(v.placement.pool for v in decision.plan.variants)})"
-        if self._began is not None:
-            at = self.kernel.now - self._began
-            self.moves.append(Move(at, played.spec.name, played.plan, after, decision.explanation.message))
-        played.plan = after
+        for played in self.played.values():
+            running = self.fleet.observe(played.key, dict.fromkeys(self._pools, 0.0))
+            self.timeline.append(_make_sample(self._elapsed, played, running, self.fleet))
 
-    def _schedule_traffic(self, played: _Played, seed: int) -> None:
+    def _note(self, played: _Played, order: Order) -> None:
+        if not order.moved:
+            return
+        if self._began is not None:
+            self.moves.append(Move(self._elapsed, played.spec.name, played.plan, order.plan, order.why))
+        played.plan = order.plan
+
+    def _schedule_traffic(self, played: _Played) -> None:
         """One arrival at a time in the kernel's queue: each schedules the next."""
-        spec = played.spec
-        traffic = Traffic(spec.schedule, spec.input_mean, spec.output_mean, seed, spec.max_context_tokens)
-        arrivals = traffic.arrivals()
+        began, arrivals = self.kernel.now, played.spec.arrivals(self.scenario.seed)
 
         def schedule_next() -> None:
             if (arrival := next(arrivals, None)) is not None:
-                self.kernel.at(self.kernel.now + arrival.at - at[0], functools.partial(arrive, arrival))
-                at[0] = arrival.at
+                self.kernel.at(max(began + arrival.at, self.kernel.now), functools.partial(arrive, arrival))
 
         def arrive(arrival: Arrival) -> None:
-            self._arrive(played, arrival)
+            played.watch.note_arrival(self.kernel.now, arrival)
+            request = SimRequest(arrival.at, arrival.prompt_tokens, arrival.output_tokens)
+            played.requests.append(request)
+            played.door.send(request)
             schedule_next()
 
-        at = [0.0]
         schedule_next()
 
-    def _arrive(self, played: _Played, arrival: Arrival) -> None:
-        played.arrived += 1
-        played.lengths.record(self.kernel.now, arrival)
-        engines = self._router.order(self.fleet.engines_of(played.key))
-        for engine in engines:
-            self.fleet.catch_up(engine)
-            try:
-                sequence = engine.engine.submit(arrival.prompt_tokens, arrival.output_tokens, self.kernel.now)
-            except QueueFullError:
-                continue
-            finally:
-                self.fleet.arm(engine)
-            played.requests.append(SimRequest(arrival.at, sequence))
-            return
-        played.requests.append(SimRequest(arrival.at, None, refused=bool(engines)))
+    def _schedule_incident(self, incident: Incident) -> None:
+        begin, end = self._acts_of(incident)
+        self._at(incident.at, begin)
+        if incident.until is not None:
+            self._at(incident.until, end)
 
-    def _heat(self, heat: Heat) -> None:
-        self.fleet.set_clock([gpu for gpu in self.fleet.gpus if gpu.pool == heat.pool][heat.gpu], heat.ratio)
+    def _acts_of(self, incident: Incident) -> tuple[Callable[[], None], Callable[[], None]]:
+        """What happens when it begins and when it ends."""
+        match incident:
+            case Heat():
+                gpu = self._gpus_of(incident.pool)[incident.gpu]
+                return lambda: self.fleet.set_clock(gpu, incident.ratio), lambda: self.fleet.set_clock(gpu, 1.0)
+            case GPULoss():
+                lost = [self._gpus_of(incident.pool)[incident.gpu]]
+                return lambda: self.fleet.lose(lost), lambda: self.fleet.give_back(lost)
+            case NodeLoss():
+                size = self._pools[incident.pool].per_node
+                gone = self._gpus_of(incident.pool)[incident.node * size : (incident.node + 1) * size]
+                return lambda: self.fleet.lose(gone, incident.noticed_after), lambda: self.fleet.give_back(gone)
+        return lambda: None, lambda: None  # absences and failing starts are looked up when they matter
+
+    def _at(self, at: float, act: Callable[[], None]) -> None:
+        self.kernel.at(self.kernel.now + at, act, priority=-1)
+
+    def _gpus_of(self, pool: str) -> list[SimGPU]:
+        return [gpu for gpu in self.fleet.gpus if gpu.pool == pool]
 
     def _on_reports(self, engine: SimEngine, reports: Sequence[Report]) -> None:
-        latencies = self.played[engine.service].latencies
+        watch = self.played[engine.service].watch
         for report in reports:
-            for sequence in report.ended:
-                latencies.append((report.at, ttft_ms(sequence), mean_gap_ms(sequence)))
+            watch.note_report(report)
+
+    def _make_startup(self, replica: SimReplica, attempt: int) -> Startup:
+        """How long this attempt takes: the same in every play with this seed."""
+        spread = self.scenario.startup_spread
+        drawn = random.Random(f"start {self.scenario.seed} {replica.name} {attempt}").uniform(-spread, spread)
+        pool = replica.placement.pool
+        fails = any(f.pool == pool and is_within(f, self._elapsed) for f in self.scenario.failing_starts)
+        return Startup(self.scenario.startup_seconds * (1 + drawn), fails)
 
     def _make_engine(self, key: ServiceKey, placement: Placement) -> SimEngine:
         truth = self._truths.get((key, placement))
@@ -294,26 +290,45 @@ class World:
             api_servers=1,
             block_size=16,
         )
-        settings = SimSettings(accelerator=configuration.accelerator, engines_per_gpu=configuration.engines_per_gpu)
+        settings = SimSettings(
+            accelerator=configuration.accelerator,
+            engines_per_gpu=configuration.engines_per_gpu,
+            max_waiting=self.scenario.max_waiting,
+        )
         return find_truth(self._true, arguments, settings)
 
     def _sum_up(self, gpu_seconds: Mapping[str, float]) -> Result:
         return Result(
             scenario=self.scenario.name,
+            policy=self.policy.name,
             seconds=self.scenario.seconds,
-            services=tuple(
-                make_service_result(played.spec, played.requests, self.scenario) for played in self.played.values()
-            ),
+            services=tuple(make_service_result(one.spec, one.requests, self.scenario) for one in self.played.values()),
             moves=tuple(self.moves),
             gpu_hours=sum(gpu_seconds.values()) / 3600,
             cost=sum(s / 3600 * self._pools[pool].price_per_gpu_hour for pool, s in gpu_seconds.items()),
             most_gpus=self._most_gpus,
+            timeline=tuple(self.timeline),
+            requests={one.spec.name: tuple(one.requests) for one in self.played.values()},
         )
 
 
-def make_pool(spec: PoolSpec) -> Pool:
-    """The pool as the planner sees it: every GPU exists and is usable, those in use by Shoal included."""
-    nodes = Counter(node for node, _ in _places(spec))
+def _make_sample(at: float, played: _Played, running: Sequence[RunningVariant], fleet: Fleet) -> Sample:
+    serving = fleet.engines_of(played.key)
+    draining = [e for e in fleet.all_engines() if e.service == played.key and e not in serving]
+    return Sample(
+        at=at,
+        service=played.spec.name,
+        arrived=len(played.requests),
+        desired=sum(variant.desired for variant in running),
+        ready=sum(variant.ready for variant in running),
+        active=sum(engine.active for engine in (*serving, *draining)),
+        gpus=sum(len(r.gpus) for v in running for r in v.replicas if r.phase is not ReplicaPhase.PENDING),
+    )
+
+
+def make_pool(spec: PoolSpec, gpus: Sequence[SimGPU]) -> Pool:
+    """The pool as the planner sees it: GPUs that exist are usable, those in use by Shoal included."""
+    nodes = Counter(gpu.node for gpu in gpus if gpu.pool == spec.name and not gpu.missed)
     return Pool(
         name=spec.name,
         accelerator=spec.accelerator,
@@ -321,36 +336,24 @@ def make_pool(spec: PoolSpec) -> Pool:
         reserve_bytes=2 * 2.0**30,
         claim=ClaimKind.DRA,
         price_per_gpu_hour=spec.price_per_gpu_hour,
-        stock=Stock(tuple(NodeStock(node, count, count) for node, count in nodes.items())),
+        stock=Stock(tuple(NodeStock(node, count, count) for node, count in sorted(nodes.items()))),
         link=spec.link,
     )
 
 
-def _places(spec: PoolSpec) -> list[tuple[str, str]]:
-    """(node, UUID) of each GPU."""
-    return [(f"{spec.name}-{n // spec.per_node}", f"GPU-{spec.name}-{n}") for n in range(spec.gpus)]
-
-
 def _make_gpus(pools: Sequence[PoolSpec]) -> list[SimGPU]:
-    return [SimGPU(uuid, node, pool.name) for pool in pools for node, uuid in _places(pool)]
+    return [
+        SimGPU(f"GPU-{pool.name}-{n}", f"{pool.name}-{n // pool.per_node}", pool.name)
+        for pool in pools
+        for n in range(pool.gpus)
+    ]
 
 
-def _weights(decision: Decision, service: Service) -> dict[str, float]:
-    """Capacity per engine times derating, by replica: what the router is told."""
-    rates = {variant.placement: variant.capacity.rate for variant in decision.plan.variants}
-    derating = decision.explanation.derating
-    return {
-        replica.name: rates[variant.placement] * derating.get(replica.name, 1.0)
-        for variant in service.running
-        for replica in variant.replicas
-        if variant.placement in rates
-    }
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
-
-
-def run(scenario: Scenario, told: Sequence[Profile], true: Sequence[Profile] | None = None) -> Result:
-    """Play a scenario. `true` None: the engines obey what the planner was told."""
-    return World(scenario, told, told if true is None else true).play()
+def run(
+    scenario: Scenario,
+    told: Sequence[Profile],
+    true: Sequence[Profile] | None = None,
+    policy: Policy | None = None,
+) -> Result:
+    """Play a scenario. `true` None: the engines obey what the planner was told. `policy` None: Shoal's own."""
+    return World(scenario, told, told if true is None else true, policy or ShoalPolicy()).play()

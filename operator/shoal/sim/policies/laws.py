@@ -11,6 +11,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Protocol
 
+KEDA_SECONDS, KPA_SECONDS, HPA_SECONDS = 15.0, 2.0, 15.0  # how often each is asked
+
 
 @dataclass(frozen=True, slots=True)
 class Signals:
@@ -120,7 +122,7 @@ class HpaLaw:
     target: float  # requests per second of one replica
     behaviour: Behaviour = Behaviour()
     tolerance: float = 0.1
-    interval_seconds: float = 15.0
+    interval_seconds: float = HPA_SECONDS
     _brake: Brake = field(init=False)
 
     def __post_init__(self) -> None:
@@ -149,7 +151,7 @@ class KedaLaw:
     nothing seen; one without requests as 0.
     """
 
-    interval_seconds: float = 15.0
+    interval_seconds: float = KEDA_SECONDS
     window_seconds: float = 45.0
     high: float = 0.55
     low: float = 0.40
@@ -191,7 +193,7 @@ class KpaLaw:
     """
 
     target: float  # active requests of one replica
-    interval_seconds: float = 2.0
+    interval_seconds: float = KPA_SECONDS
     stable_seconds: float = 60.0
     panic_seconds: float = 6.0
     threshold: float = 2.0
