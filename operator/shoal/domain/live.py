@@ -88,18 +88,19 @@ class Learned:
 
 @dataclass(frozen=True, slots=True)
 class Residual:
-    """The newest window of one placement beside what was predicted for its rate and lengths; means, in milliseconds.
+    """The newest window of one placement beside what was predicted for its rate; means, in milliseconds.
 
     `time_ratio`: how many times slower all steps would have to be for the predicted mean ITL to be the observed one;
-    None: it cannot be told. `row` is the row the prediction comes from, `estimated` whether it is no more than that,
-    `within`: the objective was met.
+    None: it cannot be told. `row` is the row the prediction comes from, `estimated` whether no profile is trusted,
+    `rate_at_row` the window's rate at the row's lengths, `within` whether the objective was met (None: not told).
     """
 
     placement: Placement
     sample: LiveSample
     row: ProfileRow
     estimated: bool
-    predicted_ttft_ms: float | None
-    predicted_itl_ms: float | None
-    time_ratio: float | None
-    within: bool
+    rate_at_row: float
+    predicted_ttft_ms: float | None = None
+    predicted_itl_ms: float | None = None
+    time_ratio: float | None = None
+    within: bool | None = None

@@ -176,6 +176,7 @@ def _explanation(outcome: Outcome, message: str) -> Explanation:
         message=message,
         derating=assessment.derating,
         mix_wanted_since=outcome.choice.mix_wanted_since,
+        residuals=assessment.residuals,
     )
 
 

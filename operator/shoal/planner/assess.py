@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from shoal.domain.configuration import Configuration, Placement
+from shoal.domain.live import Lesson, Residual
 from shoal.domain.plan import Demand, NearestFeasible, RejectedOption
 from shoal.domain.pool import Pool
 from shoal.domain.profile import LengthMix, Profile
@@ -21,6 +22,7 @@ from shoal.planner.estimate import DEFAULT_MAX_NUM_BATCHED_TOKENS, DEFAULT_MAX_N
 from shoal.planner.frontier import Option, Survey, survey_pool
 from shoal.planner.ledger import Ledger
 from shoal.planner.lengths import lengths_for
+from shoal.planner.residual import compare_all, is_slower
 from shoal.planner.rollout import is_arrived
 from shoal.planner.rows import usable_facts
 from shoal.planner.sizing import Counts
@@ -65,6 +67,12 @@ class Assessment:
     frozen: HoldReason | None = None
     nearest: NearestFeasible | None = None
     derating: Mapping[str, float] = field(default_factory=dict)
+    residuals: tuple[Residual, ...] = ()
+
+    @property
+    def slower(self) -> bool:
+        """Whether engines are, right now, much slower than what is planned with."""
+        return any(is_slower(residual) for residual in self.residuals)
 
     @property
     def moving(self) -> bool:
@@ -126,6 +134,7 @@ def assess(service: Service, world: World) -> Assessment:
         frozen=HoldReason.PAUSED if service.paused or world.snapshot.brakes.paused else None,
         nearest=nearest,
         derating=_derating(service, fleets),
+        residuals=compare_all(service.running, fleets),
     )
 
 
@@ -196,6 +205,16 @@ def _needs(service: Service) -> Needs:
         parallelism=service.parallelism,
         required=service.required_profile,
         routed_per_engine=service.routed_per_engine,
+        lessons=_lessons(service),
+    )
+
+
+def _lessons(service: Service) -> tuple[Lesson, ...]:
+    """What was learned of this model with this engine version."""
+    return tuple(
+        learned.lesson
+        for learned in service.learned
+        if learned.model == service.model and learned.engine_version == service.engine.version
     )
 
 

@@ -10,16 +10,22 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final
 
+from shoal.domain.live import Evidence
 from shoal.domain.plan import Capacity
 from shoal.domain.profile import LengthMix, ProfileRow, Quantiles
 from shoal.domain.reasons import ProfileState, Rejection
 from shoal.domain.service import Objective
+from shoal.planner.credit import (
+    MARGIN_ESTIMATED,
+    MARGIN_MEASURED,
+    MARGIN_MODELLED,
+    credited_rate,
+    planned_rate,
+    usable_ttft_ratio,
+)
 from shoal.planner.curves import KNEE, Curve, Line, make_line
-from shoal.planner.latency import EngineModel, modelled_curve
+from shoal.planner.latency import MEAN, EngineModel, modelled_curve
 
-MARGIN_MEASURED: Final = 0.9
-MARGIN_MODELLED: Final = 0.8
-MARGIN_ESTIMATED: Final = 0.5
 FAR: Final = 0.25  # log-distance of length mixes from which a measured knee counts as modelled
 SAME: Final = 0.03  # below this distance a mix is the row's own
 LOOSE_TTFT_MS: Final = 250.0  # from here on a TTFT objective is in effect a limit of throughput
@@ -35,7 +41,11 @@ _ITL_OVER_MEAN: Final = ((50, 1.0), (90, 1.2), (95, 1.3), (99, 1.6))
 
 @dataclass(frozen=True, slots=True)
 class Basis:
-    """Everything a capacity depends on, besides the clock. `kv_cache_tokens` is what the pool's memory leaves."""
+    """Everything a capacity depends on, besides the clock. `kv_cache_tokens` is what the pool's memory leaves.
+
+    `evidence` is what live traffic said of the row, if that is learned; `drift` how many times slower than a trusted
+    row it has been for long.
+    """
 
     row: ProfileRow
     state: ProfileState
@@ -45,6 +55,8 @@ class Basis:
     objective: Objective
     kv_cache_tokens: float
     api_servers: int = 1
+    evidence: Evidence | None = None
+    drift: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +85,12 @@ def rate_row(basis: Basis, ratio: float = 1.0) -> Rating | None:
         return None
     objective = basis.objective
     knee, limit = curve.highest_rate(objective.ttft_ms, objective.itl_ms)
-    margin = _margin(basis, curve)
     missed = knee < LEAST_USE * curve.saturation
+    margin, credited = _margin(basis, curve), None
+    if basis.evidence is not None and not missed:
+        gain = saturation_gain(basis)
+        credited = credited_rate(knee, basis.evidence, gain)
+        margin = planned_rate(knee, basis.evidence, gain) / knee
     rate = 0.0 if missed else margin * knee
     ttft, itl = curve.latencies(rate)
     floor = {"TTFT": Rejection.TTFT_FLOOR, "ITL": Rejection.ITL_FLOOR}.get(limit) if missed else None
@@ -87,8 +103,23 @@ def rate_row(basis: Basis, ratio: float = 1.0) -> Rating | None:
         source=basis.state,
         profile=basis.profile,
         limit=limit,
+        credited=credited,
     )
     return Rating(capacity, curve, floor)
+
+
+@lru_cache(maxsize=16384)
+def mean_curve(basis: Basis) -> Curve | None:
+    """Mean latencies of one engine against its rate: what live means are compared with."""
+    return _engine_curve(replace(basis, objective=Objective(MEAN), evidence=None, drift=1.0), 1.0)
+
+
+def saturation_gain(basis: Basis) -> float:
+    """Saturation at the basis' lengths over that at its row's."""
+    if basis.lengths == basis.row.lengths:
+        return 1.0
+    here, there = mean_curve(basis), mean_curve(replace(basis, lengths=basis.row.lengths))
+    return here.saturation / there.saturation if here is not None and there is not None else 1.0
 
 
 def distance(one: LengthMix, other: LengthMix) -> float:
@@ -101,6 +132,8 @@ def distance(one: LengthMix, other: LengthMix) -> float:
 
 def quantile(values: Quantiles, percentile: int, spread: tuple[tuple[int, float], ...]) -> float:
     """The measured percentile, else the next higher measured one, else the mean times its usual spread."""
+    if percentile == MEAN:
+        return values.mean
     measured = ((50, values.p50), (90, values.p90), (95, values.p95), (99, values.p99))
     for known, value in measured:
         if known >= percentile and value is not None and math.isfinite(value):
@@ -123,6 +156,21 @@ def _margin(basis: Basis, curve: Curve) -> float:
 
 
 def _engine_curve(basis: Basis, ratio: float) -> Curve | None:
+    curve = _profiled_curve(basis, ratio)
+    if curve is None:
+        return None
+    if basis.drift > 1:
+        curve = _stretched(curve, 1 / basis.drift, basis.drift, basis.drift)
+    if basis.evidence is not None:
+        curve = replace(curve, ttft=_raised(curve.ttft, usable_ttft_ratio(basis.evidence)))
+    return curve
+
+
+def _raised(line: Line, factor: float) -> Line:
+    return line if factor == 1 else Line(line.rates, tuple(value * factor for value in line.values))
+
+
+def _profiled_curve(basis: Basis, ratio: float) -> Curve | None:
     row = basis.row
     modelled = _modelled(basis, basis.lengths, basis.kv_cache_tokens, ratio)
     if not row.points and not row.overload_rate:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from shoal.domain.configuration import Configuration
+from shoal.domain.live import Lesson
 from shoal.domain.pool import ClaimKind, Pool
 from shoal.domain.profile import LengthMix, Link, ModelFacts, Source
 from shoal.domain.reasons import Rejection
@@ -31,6 +32,11 @@ class Needs:
     required: RequiredProfile
     routed_per_engine: bool
     kept: tuple[Configuration, ...] = ()
+    lessons: tuple[Lesson, ...] = ()  # of the service's own traffic
+
+    def lesson(self, configuration: Configuration) -> Lesson | None:
+        """What was learned of a configuration."""
+        return next((lesson for lesson in self.lessons if lesson.configuration == configuration), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,14 @@ from functools import lru_cache
 from typing import Final, Generic, TypeVar
 
 from shoal.domain.configuration import Configuration, Placement
+from shoal.domain.live import Evidence, Lesson
 from shoal.domain.plan import FrontierPoint, RejectedOption
 from shoal.domain.pool import Pool
-from shoal.domain.profile import ModelFacts, Profile
+from shoal.domain.profile import ModelFacts, Profile, ProfileRow
 from shoal.domain.reasons import ProfileState, Rejection
 from shoal.planner.capacity import LEAST_USE, Basis, Rating, rate_row
 from shoal.planner.checks import Candidate, Needs, first_objection, is_possible
+from shoal.planner.credit import is_learned
 from shoal.planner.datasheets import find_datasheet
 from shoal.planner.estimate import DEFAULT_MAX_NUM_BATCHED_TOKENS, DEFAULT_MAX_NUM_SEQS, estimate_row
 from shoal.planner.ledger import node_size
@@ -201,6 +203,7 @@ def _make_option(candidate: Candidate) -> Option | None:
         row = estimate_row(facts, find_datasheet(pool)[0], needs.lengths, kv_cache_tokens=kv, **shape)
     else:
         return None
+    row, state, evidence, drift = _with_lesson(needs.lesson(c), row, state)
     basis = Basis(
         row=row,
         state=state,
@@ -210,11 +213,29 @@ def _make_option(candidate: Candidate) -> Option | None:
         objective=needs.objective,
         kv_cache_tokens=kv,
         api_servers=max(1, needs.engine.api_servers),
+        evidence=evidence,
+        drift=drift,
     )
     rating = rate_row(basis)
     if rating is None or (rating.capacity.rate <= 0 and rating.floor is None):
         return None
     return Option(Placement(pool.name, c), basis, rating, max(pool.price_per_gpu_hour, FREE))
+
+
+def _with_lesson(
+    lesson: Lesson | None, row: ProfileRow, state: ProfileState
+) -> tuple[ProfileRow, ProfileState, Evidence | None, float]:
+    """What live traffic makes of a row: of an estimate a learned one, of a trusted one that has drifted a stale one."""
+    if lesson is None:
+        return row, state, None, 1.0
+    if state is ProfileState.ESTIMATED:
+        if lesson.row is None:
+            return row, state, None, 1.0
+        learned = ProfileState.LEARNED if is_learned(lesson.evidence) else state
+        return lesson.row, learned, lesson.evidence, 1.0
+    if lesson.evidence.drift is None:
+        return row, state, None, 1.0
+    return row, ProfileState.STALE, None, max(1.0, lesson.evidence.drift)
 
 
 def _too_slow(option: Option) -> tuple[Rejection, str]:

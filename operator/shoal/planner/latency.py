@@ -25,6 +25,7 @@ MOST_RUNNING: Final = 4096
 _UTILISATIONS: Final = np.array([0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, KNEE])
 LEAST_STEP_MS: Final = 0.05  # no engine is faster, whatever a fit says
 SHORT_ANSWERS: Final = 0.3  # fitted to the simulated engine: p95 of ITL then within 20 % (one standard deviation)
+MEAN: Final = 0  # in place of a percentile: means, which live latencies are compared with
 _NODES: Final = 48  # batch sizes at which the step time is computed; between them it is interpolated
 
 Floats = NDArray[np.float64]
@@ -44,7 +45,7 @@ class EngineModel:
 
 @lru_cache(maxsize=8192)
 def modelled_curve(engine: EngineModel, lengths: LengthMix, percentile: int) -> Curve | None:
-    """The engine's curve; None when its KV cache cannot hold one mean request.
+    """The engine's curve; None when its KV cache cannot hold one mean request. Percentile MEAN gives means.
 
     ITL comes from the batch limit alone, so that less KV cache never looks faster; its shortage appears as waiting.
     """
@@ -64,6 +65,10 @@ def modelled_curve(engine: EngineModel, lengths: LengthMix, percentile: int) -> 
     grid = _UTILISATIONS * min(float(full.rates[-1]), api_rate)
     itl_rates = _up_to(grid, KNEE * min(float(batch.rates[-1]), api_rate))
     ttft_rates = _up_to(grid, KNEE * saturation)
+    if percentile == MEAN:
+        itl = _line(itl_rates, _itl_mean(lengths, batch, itl_rates))
+        ttft = _line(ttft_rates, _ttft_mean(engine, lengths, batch, ttft_rates, running=running))
+        return Curve(ttft, itl, saturation, KNEE * saturation, limit)
     itl = _line(itl_rates, _itl_quantile(engine, lengths, batch, itl_rates, share)[0])
     ttft = _line(ttft_rates, _ttft_quantile(engine, lengths, batch, ttft_rates, share, running=running))
     return Curve(ttft, itl, saturation, KNEE * saturation, limit)
@@ -167,6 +172,27 @@ def _ttft_quantile(
     prefill = _prefill(engine, mean_context(lengths), n_p, own + prompts_p * lengths.input_mean)
     wait = _wait_quantile(rates, batch.rates[:running], share)
     return np.asarray(SERVER_MS + wait + itl + np.maximum(prefill, n_p * 1000 / _api_tokens(engine)), dtype=np.float64)
+
+
+def _itl_mean(lengths: LengthMix, batch: _Batch, rates: Floats) -> Floats:
+    """Mean ITL at each rate: by Little's law a request is in service for E[N]/rate, which its m tokens share."""
+    return np.asarray(_mean_running(rates, batch.rates) * 1000 / (rates * max(lengths.output_mean, 1.0)))
+
+
+def _ttft_mean(engine: EngineModel, lengths: LengthMix, batch: _Batch, rates: Floats, *, running: int) -> Floats:
+    """Mean TTFT at each rate: the server, the queue (Little's law again), half a step, and the prompts' own steps."""
+    _, queue, ratio = _state_chances(rates, batch.rates[:running])
+    waiting = queue / (1 - ratio)
+    itl, n = _itl_mean(lengths, batch, rates), np.maximum(_mean_running(rates, batch.rates), 1.0)
+    beside = n / max(lengths.output_mean, 1.0) * lengths.input_mean
+    prefill = _prefill(engine, mean_context(lengths), n, lengths.input_mean + beside)
+    return np.asarray(SERVER_MS + waiting * 1000 / rates + itl / 2 + prefill, dtype=np.float64)
+
+
+def _mean_running(rates: Floats, served: Floats) -> Floats:
+    """Mean number of requests in service."""
+    chances, queue, _ = _state_chances(rates, served)
+    return np.asarray(chances @ np.arange(chances.shape[1]) + queue * len(served), dtype=np.float64)
 
 
 def _line(rates: Floats, values: Floats) -> Line:

@@ -50,6 +50,7 @@ from shoal.planner.sizing import (
     total_rate,
     trim,
 )
+from shoal.planner.thermal import vouched_fleet
 
 MANY: Final = 10  # from so many replicas on, growth is at least by the uncertainty, so that it comes in few moves
 NEARLY_SATURATED: Final = 0.95  # share of overloaded throughput that newcomers may be given while a queue drains
@@ -78,7 +79,7 @@ class Situation:
 
     `present` is the target so far (or what runs); `demand` None: nothing is known. `starting`: replicas on their way.
     `moving`: what runs is not the target yet. `may_move` False: too many services are moving already. `held_gpus` are
-    those of ready replicas.
+    those of ready replicas. `slower`: engines are, right now, much slower than what is planned with.
     """
 
     now: float
@@ -95,6 +96,7 @@ class Situation:
     moving: bool
     may_move: bool
     held_gpus: int
+    slower: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +201,8 @@ def _settle(situation: Situation, choice: Choice) -> Choice:
     demand = situation.demand
     if demand is None or demand.changing or demand.stuck_replicas or situation.starting or demand.slope > 0:
         return choice
+    if situation.slower:
+        return choice  # what is planned with is not true now: no time to take anything away
     smaller = _shrunk(situation, demand, choice)
     if smaller is not None:
         return smaller if situation.may_move else replace(choice, hold=HoldReason.MOVES_LIMITED)
@@ -217,9 +221,10 @@ def _shrunk(situation: Situation, demand: Demand, choice: Choice) -> Choice | No
         return None
     if memory.last_move_at is not None and situation.now - memory.last_move_at < window:
         return None
-    if any(situation.fleets[placement].option.estimated for placement in choice.counts):
+    vouched = {placement: vouched_fleet(situation.fleets[placement]) for placement in choice.counts}
+    if any(fleet.option.estimated for fleet in vouched.values()):
         return None  # an estimate may add replicas, never remove any
-    smaller = shrink(situation.fleets, choice.counts, _safe_rate(demand), situation.least)
+    smaller = shrink(vouched, choice.counts, _safe_rate(demand), situation.least)
     if smaller.replicas >= sum(choice.counts.values()) or not smaller.enough:
         return None
     return Choice(smaller.counts, Change.SHRINK, _is_enough(situation, smaller.counts))
@@ -228,11 +233,11 @@ def _shrunk(situation: Situation, demand: Demand, choice: Choice) -> Choice | No
 def _better_mix(situation: Situation, demand: Demand, choice: Choice) -> Choice:
     rate = max(demand.forecast, _safe_rate(demand))
     fleets = situation.fleets
-    own = {placement: fleets[placement] for placement in choice.counts}
+    own = {placement: vouched_fleet(fleets[placement]) for placement in choice.counts}
     kept = shrink(own, choice.counts, rate, situation.least)
     if kept.cost - _least_cost(situation, rate) <= LEAST_SAVING * kept.cost:
         return choice
-    ideal = size(fleets, rate, situation.least, situation.room)
+    ideal = size({**fleets, **own}, rate, situation.least, situation.room)
     if not ideal.enough or any(fleets[placement].option.estimated for placement in ideal.counts):
         return choice
     saving = kept.cost - ideal.cost

@@ -7,13 +7,14 @@ runs below its top clock at a harmless temperature, and that is part of the prof
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from shoal.domain.service import Replica, ReplicaPhase
 from shoal.planner.capacity import clock_ratio, rate_row
 from shoal.planner.frontier import Option
 
+NEXT_TO_NOTHING: Final = 1e-6  # requests per second: stands for 0 where prices are taken by rate
 LEAST: Final = 0.05  # a replica too slow for the objective still answers; it gets next to no weight
 ENOUGH_TO_JUDGE: Final = 3  # with so many clocks known and all low, newcomers will be slow too
 
@@ -69,6 +70,16 @@ def make_fleet(option: Option, replicas: Iterable[Replica]) -> Fleet:
         (derating_of(option, replica) for replica in replicas if replica.phase in present), reverse=True
     )
     return Fleet(option, tuple(deratings))
+
+
+def vouched_fleet(fleet: Fleet) -> Fleet:
+    """The fleet at the rate that live traffic vouches for, where it is a learned one: what may be given back by."""
+    rating = fleet.option.rating
+    credited = rating.capacity.credited
+    if credited is None:
+        return fleet
+    capacity = replace(rating.capacity, rate=max(credited, NEXT_TO_NOTHING))
+    return replace(fleet, option=replace(fleet.option, rating=replace(rating, capacity=capacity)))
 
 
 def _ceil(value: float) -> int:

@@ -31,6 +31,7 @@ from shoal.sim.timeline import Sample
 from shoal.sim.traffic import Arrival
 from shoal.sim.truth import Truth, find_truth
 from shoal.sim.watch import COUNTS, Watch
+from shoal.sim.windows import Windows
 
 NAMESPACE = "sim"
 ENGINE = EngineFacts("vllm", "0.33.0")
@@ -65,6 +66,7 @@ class World:
         self.timeline: list[Sample] = []
         self._true = tuple(true)
         self._truths: dict[tuple[ServiceKey, Placement], Truth] = {}
+        self._windows = Windows()
         self._pools = {pool.name: pool for pool in scenario.pools}
         self._interval_seconds = policy.interval_seconds or scenario.tick_seconds
         self._counts = 0
@@ -183,7 +185,7 @@ class World:
             limits=spec.limits,
             parallelism=spec.parallelism,
             priority=spec.priority,
-            running=self.fleet.observe(played.key, clocks),
+            running=self._windows.observe(self.fleet.observe(played.key, clocks), self.fleet, self.kernel.now),
             load=played.watch.load(self.kernel.now),
         )
 
@@ -256,6 +258,7 @@ class World:
         return [gpu for gpu in self.fleet.gpus if gpu.pool == pool]
 
     def _on_reports(self, engine: SimEngine, reports: Sequence[Report]) -> None:
+        self._windows.record(engine, reports)
         watch = self.played[engine.service].watch
         for report in reports:
             watch.note_report(report)

@@ -5,33 +5,40 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from shoal.domain.live import Learned
 from shoal.domain.plan import Decision, Demand, Hold
 from shoal.domain.service import Memory, Service, ServiceKey, Tick
 from shoal.domain.snapshot import Snapshot
 from shoal.planner.decide import decide
 from shoal.planner.demand import is_surge
+from shoal.planner.learning import learn
 from shoal.planner.remember import remember
 from shoal.sim.policies.laws import Signals
 from shoal.sim.policies.protocol import Order
 
 
 class ShoalPolicy:
-    """The real planner."""
+    """The real planner. `learned` is what it knows from the services' own traffic."""
 
     name = "shoal"
     interval_seconds: float | None = None
 
     def __init__(self) -> None:
         self._memory: dict[ServiceKey, Memory] = {}
+        self.learned: dict[ServiceKey, tuple[Learned, ...]] = {}
         self._demand: dict[ServiceKey, Demand] = {}  # planned for
 
     def decide(self, snapshot: Snapshot, signals: Mapping[ServiceKey, Signals]) -> Mapping[ServiceKey, Order]:
         """What the operator would do now."""
-        services = tuple(replace(s, memory=self._memory.get(s.key, Memory())) for s in snapshot.services)
+        services = tuple(
+            replace(s, memory=self._memory.get(s.key, Memory()), learned=self.learned.get(s.key, ()))
+            for s in snapshot.services
+        )
         decisions = decide(replace(snapshot, services=services)).decisions
         for service in services:
             self._demand[service.key] = decisions[service.key].explanation.demand
             self._memory[service.key] = remember(service, decisions[service.key], snapshot.now)
+            self.learned[service.key] = learn(service, decisions[service.key], snapshot.now)
         return {service.key: _make_order(decisions[service.key], service) for service in services}
 
     def is_surge(self, service: ServiceKey, tick: Tick, tick_seconds: float) -> bool:
