@@ -114,15 +114,21 @@ def test_of_equal_costs_the_plan_named_first_wins():
     assert solve_exactly(make_problem([[2, 2]], [[[1], [1]]], [1])).plans == (0,)
 
 
-def test_the_longest_prefix_is_served_and_the_others_fall_back():
-    """Each wants two GPUs or falls back to one; six are there for four services."""
-    problem = make_problem([[5, 0]] * 4, [[[2], [1]]] * 4, [6])
-    fallback = np.array([[False, True]] * 4)
-    count, chosen = longest_prefix(problem, fallback)
-    assert count == 2
-    assert chosen.plans == (0, 0, 1, 1)
-    assert longest_prefix(make_problem([[5, 0]] * 4, [[[2], [1]]] * 4, [8]), fallback)[0] == 4
-    assert longest_prefix(make_problem([[5, 0]] * 4, [[[2], [1]]] * 4, [3]), fallback) == (0, None)
+@pytest.mark.parametrize("possible", range(1, 9))
+def test_the_longest_prefix_is_found_by_bisection(possible):
+    """Each wants two GPUs or falls back to one; some are there for eight services."""
+
+    def attempt(full):
+        costs = [[5, np.inf]] * full + [[np.inf, 0]] * (8 - full)
+        return solve(make_problem(costs, [[[2], [1]]] * 8, [8 + possible]))
+
+    count, chosen = longest_prefix(attempt, 8, 9)
+    assert count == possible
+    assert chosen.plans == (0,) * possible + (1,) * (8 - possible)
+
+
+def test_no_prefix_at_all():
+    assert longest_prefix(lambda _: None, 5, 9) == (0, None)
 
 
 def test_nothing_and_nobody():

@@ -43,8 +43,9 @@ def two_pools(rate, h100=8, l40s=4, **service):
         (4, {("l40s", 1, 1): 1}),
         (9, {("l40s", 1, 1): 2}),
         (18, {("l40s", 1, 1): 4}),
-        (20, {("h100", 1, 1): 1, ("l40s", 1, 1): 4}),  # the cheap pool is full: the rest spills over
-        (40, {("h100", 1, 1): 3, ("l40s", 1, 1): 4}),
+        (20, {("h100", 1, 1): 1, ("l40s", 1, 1): 3}),  # the cheap pool is too small: the two complete each other
+        (40, {("h100", 1, 1): 3, ("l40s", 1, 1): 3}),
+        (45, {("h100", 1, 1): 3, ("l40s", 1, 1): 4}),
     ],
 )
 def test_the_cheapest_pool_first_then_the_next(rate, plan):

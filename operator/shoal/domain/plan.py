@@ -206,8 +206,28 @@ Decision = Scale | Hold | Infeasible
 
 
 @dataclass(frozen=True, slots=True)
+class Quality:
+    """How good the targets of all services are together.
+
+    `cost` and `bound` in money per hour, moves spread over an hour included; no choice among the same candidate plans
+    costs less than `bound`. `exact`: this is the cheapest one. Services that are cut, or that had to take what was
+    left, count with what they got.
+    """
+
+    cost: float
+    bound: float
+    exact: bool
+
+    @property
+    def gap(self) -> float:
+        """Share of the cost that a better choice could save at most."""
+        return max(0.0, self.cost - self.bound) / self.cost if self.cost > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class PlanSet:
     """The answer of one `decide()`: exactly one Decision for every service of the snapshot."""
 
     at: float
     decisions: Mapping[ServiceKey, Decision]
+    quality: Quality = Quality(0.0, 0.0, exact=True)

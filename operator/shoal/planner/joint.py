@@ -6,11 +6,8 @@ Few services are chosen for exactly (`exact.py`), many by prices of the rows (`p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Final
-
-import numpy as np
-from numpy.typing import NDArray
 
 from shoal.planner.exact import solve_exactly
 from shoal.planner.prices import solve_by_prices
@@ -36,45 +33,20 @@ def solve(problem: Problem, start: Floats | None = None) -> Chosen | None:
     return solve_exactly(problem, by_price)
 
 
-def longest_prefix(problem: Problem, fallback: NDArray[np.bool_]) -> tuple[int, Chosen | None]:
-    """How many services, from the first one on, can have a full plan while all others fall back; and that choice.
+def longest_prefix(attempt: Callable[[int], Chosen | None], most: int, attempts: int) -> tuple[int, Chosen | None]:
+    """The largest number up to `most` at which an attempt succeeds, and its choice; by bisection, in so many attempts.
 
-    `fallback` marks the plans [services, plans] of last resort. Which services come first is the caller's order.
+    (0, None) when none did.
     """
     chosen: Chosen | None = None
-    low, high = 0, problem.services
-    while low <= high:
-        middle = high if chosen is None and high == problem.services else (low + high + 1) // 2
-        found = solve(_restricted(problem, fallback, middle))
+    low, high, middle = 0, most, most
+    for _ in range(attempts):
+        found = attempt(middle)
         if found is not None:
             chosen, low = found, middle
-            if low == high:
-                break
         else:
             high = middle - 1
+        if low >= high:
+            break
+        middle = (low + high + 1) // 2
     return (low, chosen) if chosen is not None else (0, None)
-
-
-def _restricted(problem: Problem, fallback: NDArray[np.bool_], full: int) -> Problem:
-    """The first `full` services without their fallback, the others with nothing but it."""
-    costs = problem.costs.copy()
-    costs[:full][fallback[:full]] = np.inf
-    costs[full:][~fallback[full:]] = np.inf
-    return Problem(costs, problem.uses, problem.capacity)
-
-
-@dataclass(frozen=True, slots=True)
-class Quality:
-    """How good a joint choice is: its cost, and a bound below the cost of any choice among the same plans.
-
-    Money per hour, moves included. `exact`: proved to be the cheapest.
-    """
-
-    cost: float
-    bound: float
-    exact: bool
-
-    @property
-    def gap(self) -> float:
-        """Share of the cost that a better choice could save at most."""
-        return max(0.0, self.cost - self.bound) / self.cost if self.cost > 0 else 0.0

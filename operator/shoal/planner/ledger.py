@@ -156,6 +156,10 @@ class Ledger:
         """GPUs written down for a service."""
         return sum(use.gpus * count for use, count in self.uses(key).items())
 
+    def is_readable(self, pool: str) -> bool:
+        """Whether the pool's GPUs could be listed."""
+        return self._books[pool].pool.stock is not None
+
     def over_quota(self, key: ServiceKey, pool: str) -> int:
         """GPUs that the service's namespace holds in a pool beyond its quota."""
         book = self._books.get(pool)

@@ -59,7 +59,7 @@ def size(fleets: Fleets, rate: float, least: int, room: Room) -> Sized:
     found = _best(candidates)
     if found is not None and (found.enough or not (measured and estimated)):
         return found
-    everything = _by_price(measured) + _by_price(estimated)
+    everything = by_price(measured) + by_price(estimated)
     wider = [_fill(order, fleets, rate, least, room) for order in (everything, _by_density(everything))]
     return _best([*candidates, *wider]) or Sized({}, 0.0, 0.0, enough=False)
 
@@ -70,25 +70,25 @@ def grow(fleets: Fleets, start: Mapping[Placement, int], rate: float, least: int
     others = [fleet for placement, fleet in fleets.items() if not start.get(placement)]
     trusted = [fleet for fleet in others if not fleet.option.estimated]
     guessed = [fleet for fleet in others if fleet.option.estimated]
-    order = _by_price(own) + _by_price(trusted) + _by_price(guessed)
+    order = by_price(own) + by_price(trusted) + by_price(guessed)
     return _fill(order, fleets, rate, least, room, start=start)
 
 
 def shrink(fleets: Fleets, start: Mapping[Placement, int], rate: float, least: int) -> Sized:
     """Take away replicas, the dearest rate first, as long as `rate` is carried and `least` remain."""
     counts = dict(start)
-    for fleet in reversed(_by_price([fleets[placement] for placement in start])):
+    for fleet in reversed(by_price([fleets[placement] for placement in start])):
         placement = fleet.option.placement
         others = total_rate({p: n for p, n in counts.items() if p != placement}, fleets)
         spare = sum(counts.values()) - counts[placement]
         counts[placement] = min(counts[placement], max(fleet.need(rate - others), least - spare, 0))
-    return _sized(counts, fleets, rate, least)
+    return sized(counts, fleets, rate, least)
 
 
 def trim(fleets: Fleets, start: Mapping[Placement, int], room: Room) -> Counts:
     """What of a plan still fits into the room, the cheapest rate first."""
     counts: Counts = {}
-    for fleet in _by_price([fleets[placement] for placement in start]):
+    for fleet in by_price([fleets[placement] for placement in start]):
         placement = fleet.option.placement
         counts[placement] = min(start[placement], room.most(placement, counts))
     return {placement: count for placement, count in counts.items() if count > 0}
@@ -96,9 +96,9 @@ def trim(fleets: Fleets, start: Mapping[Placement, int], room: Room) -> Counts:
 
 def _candidates(usable: Sequence[Fleet], fleets: Fleets, rate: float, least: int, room: Room) -> list[Sized]:
     """Every option alone; and, for those that do not have the room to be enough, followed by others."""
-    order = _by_price(usable)
+    order = by_price(usable)
     alone = [_alone(fleet, rate, least, room) for fleet in order]
-    short = {fleet.option.placement for fleet, sized in zip(order, alone, strict=True) if not sized.enough}
+    short = {fleet.option.placement for fleet, plan in zip(order, alone, strict=True) if not plan.enough}
     tried = order[:MOST_TRIED]
     tried += [fleet for fleet in sorted(order, key=lambda f: f.option.cost)[:2] if fleet not in tried]
     chains: list[Sequence[Fleet]] = [[first, second] for first in tried for second in tried if first is not second]
@@ -136,10 +136,11 @@ def _fill(
             counts[placement] = had + min(need - had, room.most(placement, counts))
         if _is_enough(counts, fleets, rate, least):
             break
-    return _sized(counts, fleets, rate, least)
+    return sized(counts, fleets, rate, least)
 
 
-def _sized(counts: Mapping[Placement, int], fleets: Fleets, rate: float, least: int) -> Sized:
+def sized(counts: Mapping[Placement, int], fleets: Fleets, rate: float, least: int) -> Sized:
+    """These replicas, with what they carry and cost, and whether that is enough."""
     kept = {placement: count for placement, count in sorted(counts.items()) if count > 0}
     return Sized(kept, total_rate(kept, fleets), total_cost(kept, fleets), enough=_is_enough(kept, fleets, rate, least))
 
@@ -151,17 +152,18 @@ def _is_enough(counts: Mapping[Placement, int], fleets: Fleets, rate: float, lea
 def _best(candidates: Iterable[Sized]) -> Sized | None:
     """The cheapest of those that are enough, else the one that carries most; ties by GPUs, headroom, then name."""
 
-    def merit(sized: Sized) -> tuple[object, ...]:
-        gpus = total_gpus(sized.counts)
-        names = tuple(sized.counts.items())
-        if sized.enough:
-            return (0, round(sized.cost, 9), gpus, -sized.rate, names)
-        return (1, -round(sized.rate, 9), round(sized.cost, 9), gpus, names)
+    def merit(plan: Sized) -> tuple[object, ...]:
+        gpus = total_gpus(plan.counts)
+        names = tuple(plan.counts.items())
+        if plan.enough:
+            return (0, round(plan.cost, 9), gpus, -plan.rate, names)
+        return (1, -round(plan.rate, 9), round(plan.cost, 9), gpus, names)
 
     return min(candidates, key=merit, default=None)
 
 
-def _by_price(fleets: Iterable[Fleet]) -> list[Fleet]:
+def by_price(fleets: Iterable[Fleet]) -> list[Fleet]:
+    """The cheapest rate first."""
     return sorted(fleets, key=lambda f: (f.option.cost_of_rate, f.option.cost, f.option.placement))
 
 

@@ -27,13 +27,14 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from shoal.domain.configuration import Placement
 from shoal.domain.plan import Demand
 from shoal.domain.reasons import HoldReason
 from shoal.domain.service import Memory
+from shoal.planner.candidates import move_cost
 from shoal.planner.demand import WINDOW_SECONDS, rate_now, uncertainty
 from shoal.planner.ledger import Room
 from shoal.planner.rollout import can_arrive
@@ -45,7 +46,6 @@ from shoal.planner.sizing import (
     grow,
     shrink,
     size,
-    total_cost,
     total_gpus,
     total_rate,
     trim,
@@ -54,8 +54,6 @@ from shoal.planner.thermal import vouched_fleet
 
 MANY: Final = 10  # from so many replicas on, growth is at least by the uncertainty, so that it comes in few moves
 NEARLY_SATURATED: Final = 0.95  # share of overloaded throughput that newcomers may be given while a queue drains
-HORIZON_SECONDS: Final = 3600.0
-DRAIN_SECONDS: Final = 60.0  # both variants hold GPUs for a start-up and about so long
 MIX_PATIENCE_SECONDS: Final = 10.0  # three successive plans, five seconds apart
 MIX_INTERVAL_SECONDS: Final = 600.0
 LEAST_SAVING: Final = 0.05  # of the present cost
@@ -101,7 +99,10 @@ class Situation:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The target, and why. `cheaper` is a mix that would cost less but is not worth the move, or not yet."""
+    """The target, and why. `cheaper` is a mix that would cost less but is not worth the move, or not yet.
+
+    What any other target for the same wish would have to do: carry `wanted` (requests per second) and contain `kept`.
+    """
 
     counts: Mapping[Placement, int]
     change: Change
@@ -109,6 +110,8 @@ class Choice:
     hold: HoldReason | None = None
     mix_wanted_since: float | None = None
     cheaper: Sized | None = None
+    wanted: float = 0.0
+    kept: Mapping[Placement, int] = field(default_factory=dict)
 
 
 def choose_target(situation: Situation) -> Choice:
@@ -122,12 +125,13 @@ def choose_target(situation: Situation) -> Choice:
         change = Change.FORCED
     elif base != usable:
         change = Change.TRIM
-    grown = _grow(situation, base)
+    kept, wanted = base, _wanted(situation, base)
+    grown = _grow(situation, base, wanted)
     if grown != base:
         base, change = grown, Change.FORCED if change is Change.FORCED else Change.GROW
     if change is Change.FORCED and not situation.fresh:
-        base = _not_smaller(situation, base)
-    choice = Choice(base, change, _is_enough(situation, base))
+        base = kept = _not_smaller(situation, base)
+    choice = Choice(base, change, is_enough(situation, base), wanted=wanted, kept=kept)
     if not situation.fresh or situation.demand is None:
         return replace(choice, hold=HoldReason.METRICS_STALE) if change is Change.NONE else choice
     return choice if change is not Change.NONE else _settle(situation, choice)
@@ -142,27 +146,31 @@ def _first(situation: Situation) -> Choice:
     rate = situation.demand.forecast if situation.demand else 0.0
     sized = size(situation.fleets, rate, situation.least, situation.room)
     change = Change.FIRST if sized.counts else Change.NONE
-    return Choice(sized.counts, change, _is_enough(situation, sized.counts))
+    return Choice(sized.counts, change, is_enough(situation, sized.counts), wanted=rate)
 
 
-def _is_enough(situation: Situation, counts: Mapping[Placement, int]) -> bool:
+def is_enough(situation: Situation, counts: Mapping[Placement, int]) -> bool:
+    """Whether these replicas carry what is needed and keep the floor."""
     rate = needed_rate(situation.demand) if situation.demand else 0.0
     carried = total_rate(counts, situation.fleets)
     return carried >= rate * ENOUGH and sum(counts.values()) >= situation.least
 
 
-def _grow(situation: Situation, base: Counts) -> Counts:
-    """The law's growth, and the floor. Stale inputs grow from what is known, without a trend."""
+def _wanted(situation: Situation, base: Counts) -> float:
+    """Rate the target shall carry by the law of growth. Stale inputs grow from what is known, without a trend."""
     demand = None if situation.demand is not None and situation.demand.changing else situation.demand
     carried = total_rate(base, situation.fleets)
     if demand is None or carried >= needed_rate(demand) * ENOUGH:
-        wanted = _beside_stuck(situation, base) if demand and demand.stuck_replicas else 0.0
-    else:
-        wanted = max(demand.forecast, _beside_stuck(situation, base), _at_least_uncertainty(demand, base, carried))
-    if wanted <= carried and sum(base.values()) >= situation.least:
+        return _beside_stuck(situation, base) if demand and demand.stuck_replicas else 0.0
+    return max(demand.forecast, _beside_stuck(situation, base), _at_least_uncertainty(demand, base, carried))
+
+
+def _grow(situation: Situation, base: Counts, wanted: float) -> Counts:
+    """What carries the wanted rate, and the floor."""
+    if wanted <= total_rate(base, situation.fleets) and sum(base.values()) >= situation.least:
         return base
     if not base:
-        return dict(size(situation.fleets, max(wanted, 0.0), situation.least, situation.room).counts)
+        return dict(size(situation.fleets, wanted, situation.least, situation.room).counts)
     return dict(grow(situation.fleets, base, wanted, situation.least, situation.room).counts)
 
 
@@ -227,7 +235,7 @@ def _shrunk(situation: Situation, demand: Demand, choice: Choice) -> Choice | No
     smaller = shrink(vouched, choice.counts, _safe_rate(demand), situation.least)
     if smaller.replicas >= sum(choice.counts.values()) or not smaller.enough:
         return None
-    return Choice(smaller.counts, Change.SHRINK, _is_enough(situation, smaller.counts))
+    return Choice(smaller.counts, Change.SHRINK, is_enough(situation, smaller.counts))
 
 
 def _better_mix(situation: Situation, demand: Demand, choice: Choice) -> Choice:
@@ -243,7 +251,7 @@ def _better_mix(situation: Situation, demand: Demand, choice: Choice) -> Choice:
     saving = kept.cost - ideal.cost
     if saving <= 0 or ideal.counts == choice.counts:
         return choice
-    if saving <= LEAST_SAVING * kept.cost or saving * HORIZON_SECONDS <= _overlap_cost(situation, choice, ideal):
+    if saving <= LEAST_SAVING * kept.cost or saving <= _overlap_cost(situation, choice, ideal):
         return replace(choice, cheaper=ideal)
     since = situation.memory.mix_wanted_since
     waiting = replace(choice, cheaper=ideal, mix_wanted_since=situation.now if since is None else since)
@@ -263,7 +271,7 @@ def _move_mix(situation: Situation, waiting: Choice, ideal: Sized) -> Choice:
         return replace(waiting, hold=HoldReason.MOVE_IN_FLIGHT)
     if not situation.may_move:
         return replace(waiting, hold=HoldReason.MOVES_LIMITED)
-    return Choice(ideal.counts, Change.MIX, enough=True)
+    return Choice(ideal.counts, Change.MIX, enough=True, cheaper=ideal, kept=waiting.counts)
 
 
 def _can_arrive(situation: Situation, choice: Choice, ideal: Sized) -> bool:
@@ -282,6 +290,4 @@ def _least_cost(situation: Situation, rate: float) -> float:
 
 
 def _overlap_cost(situation: Situation, choice: Choice, ideal: Sized) -> float:
-    """Price x seconds that the replicas to be started cost while the old ones still run."""
-    new = {p: max(0, n - choice.counts.get(p, 0)) for p, n in ideal.counts.items()}
-    return total_cost(new, situation.fleets) * (situation.startup_seconds + DRAIN_SECONDS)
+    return move_cost(choice.counts, ideal.counts, situation.fleets, situation.startup_seconds)
