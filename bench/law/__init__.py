@@ -1,0 +1,1 @@
+"""The law of decisions in time, on a fluid fleet: `python -m bench.law`. Simulated; nothing here runs an engine."""
