@@ -28,7 +28,7 @@ from shoal.domain.service import (
     Workload,
 )
 from shoal.domain.snapshot import Snapshot
-from shoal.planner.capacity import MARGIN_MEASURED
+from shoal.planner.credit import MARGIN_MEASURED
 from shoal.planner.curves import KNEE
 from shoal.planner.decide import decide
 from shoal.planner.remember import remember
@@ -58,12 +58,13 @@ class Setting:
 
 @dataclass(slots=True)
 class Engine:
-    """One replica. `queue`: requests that wait; `waits`: how long the last reading said."""
+    """One replica. `queue`: requests that wait now, and at the reading before; the smaller one is believed."""
 
     name: str
     created: float
     ready_at: float
     queue: float = 0.0
+    queue_before: float = 0.0
     draining: bool = False
 
     def phase(self, now: float) -> ReplicaPhase:
@@ -151,6 +152,7 @@ class Fluid:
             arrived = max(0.0, level - engine.queue) if engine in open_engines else 0.0
             self.outcome.good += _served_in_time(engine.queue, arrived, overload, tick, self.setting.ttft)
             working = engine in open_engines or engine.draining
+            engine.queue_before = engine.queue
             engine.queue = max(0.0, engine.queue + arrived - (overload * tick if working else 0.0))
         self.engines = [e for e in self.engines if not (e.draining and e.queue <= 0)]
 
@@ -181,7 +183,7 @@ class Fluid:
                 e.phase(now),
                 e.created,
                 node="n",
-                queue_seconds=e.queue / self.setting.overload,
+                queue_seconds=min(e.queue, e.queue_before) / self.setting.overload,
                 ready_engines=int(e.ready_at <= now),
             )
             for e in self.engines

@@ -121,7 +121,7 @@ def _poisson(rates: Floats, setting: Setting, rng: np.random.Generator) -> list[
     return [float(count) for count in rng.poisson(rates * setting.tick)]
 
 
-def _row(scenario: str, case: str, seed: int, outcome: Outcome, setting: Setting, needed: int) -> Row:
+def _row(scenario: str, case: str, seed: int, outcome: Outcome, setting: Setting, needed: int) -> Row:  # noqa: PLR0917
     misses = outcome.requests - outcome.good
     return Row(
         scenario=scenario,

@@ -77,16 +77,31 @@ def test_dispersion_is_bounded_and_1_when_little_is_known():
 
 
 def test_a_believed_slope_looks_ahead_to_the_start_of_a_new_replica():
-    ramp = Load(tuple(Tick(50.0 + 0.25 * i) for i in range(60)), TICK, 1.0)
+    ramp = Load(tuple(Tick(50.0 + 0.4 * i) for i in range(60)), TICK, 1.0)
     demand = observed_demand(ramp, 90.0, 0)
-    assert demand.slope == pytest.approx(0.01)  # a quarter of a request more per tick is 0.05 per second each 5 s
+    assert demand.slope == pytest.approx(0.016)  # 0.4 requests more per tick are 0.08 per second each 5 s
     end = demand.rate + demand.slope * demand.window_seconds / 2
     assert rate_now(demand) == pytest.approx(end)
     assert demand.forecast == pytest.approx(end + 90 * demand.slope)
 
 
+@pytest.mark.parametrize("rate", [1.0, 30.0, 1000.0])
+@pytest.mark.parametrize("ticks", [12, 24, 60])
+def test_the_worst_wander_of_three_percent_is_no_slope(rate, ticks):
+    half = ticks // 2
+    worst = tuple(Tick(5 * rate * (0.97 if i < half else 1.03)) for i in range(ticks))
+    demand = observed_demand(Load(worst, TICK, 1.0), 90.0, 0)
+    assert demand.slope == 0
+    assert demand.forecast == demand.rate
+
+
+def test_the_first_tick_ever_waits_for_the_second():
+    assert observed_demand(Load((Tick(300.0),), TICK, 1.0), 90.0, 0).changing
+    assert not observed_demand(Load((Tick(300.0), Tick(300.0)), TICK, 1.0), 90.0, 0).changing
+
+
 def test_a_falling_rate_is_not_forecast_to_fall_further():
-    fall = Load(tuple(Tick(100.0 - 0.4 * i) for i in range(60)), TICK, 1.0)
+    fall = Load(tuple(Tick(100.0 - 0.6 * i) for i in range(60)), TICK, 1.0)
     demand = observed_demand(fall, 90.0, 0)
     assert demand.slope < 0
     assert demand.forecast == pytest.approx(rate_now(demand))
@@ -145,7 +160,7 @@ def test_false_changes_are_rare_under_stationary_noise(tick):
     for rate in (2, 10, 50):
         series = rng.poisson(rate * tick, 4000).astype(float)
         for end in range(window, 4000, 10):
-            cut += window_start(series[end - window : end], 1.0, window) > 0
+            cut += window_start(series[end - window : end], 1.0, tick) > 0
     assert cut <= 2
 
 
@@ -167,7 +182,7 @@ class TestHalfTicks:
     )
     def test_the_present_window(self, last, rate, ticks, changing):
         series = np.array([10.0] * 240 + list(last)) * TICK / 2
-        window, found = present_window(series, 1.0, 120, settled=2)
+        window, found = present_window(series, 1.0, TICK / 2, settled=2)
         assert float(window.mean()) / (TICK / 2) == pytest.approx(rate, rel=0.02)
         assert (len(window), found) == (ticks, changing)
 

@@ -62,10 +62,10 @@ def replicas(service, **brakes):
     return decide_one(service, [POOL], [PROFILE], **brakes).plan.replicas
 
 
-def stuck(count):
-    """So many replicas, the first of them with a queue longer than the TTFT objective."""
+def stuck(count, seconds=60.0):
+    """So many replicas, the first of them with a queue that outlasts the start of a new one (90 s)."""
     variant = make_variant(place(), count)
-    first = replace(variant.replicas[0], queue_seconds=2.0)
+    first = replace(variant.replicas[0], queue_seconds=seconds)
     return (replace(variant, replicas=(first, *variant.replicas[1:])),)
 
 
@@ -86,6 +86,18 @@ class TestTruthTable:
             ("no traffic at all, floor of one", 4, {"load": make_load(0)}, 1),
             ("no traffic at all, floor of three", 4, {"load": make_load(0), "limits": Limits(3)}, 3),
             ("a stuck replica: newcomers alone carry the rate", 2, {"load": make_load(16), "running": stuck(2)}, 3),
+            (
+                "a queue that is gone before a new replica is ready",
+                2,
+                {"load": make_load(16), "running": stuck(2, 2.0)},
+                2,
+            ),
+            (
+                "a short queue keeps others from being taken away",
+                4,
+                {"load": make_load(2), "running": stuck(4, 2.0)},
+                4,
+            ),
             ("a stuck replica keeps others from being taken away", 4, {"load": make_load(2), "running": stuck(4)}, 4),
         ],
     )
@@ -112,7 +124,7 @@ class TestTruthTable:
         assert replicas(running_with(4, 16, memory=memory_of(4, NOW - 2000)), shrink_after_seconds=900.0) == 2
 
     def test_a_ramp_grows_for_the_moment_a_replica_would_be_ready(self):
-        ramp = Load(tuple(Tick(150.0 + 0.5 * i) for i in range(60)), 5.0, 1.0, MIX)
+        ramp = Load(tuple(Tick(110.0 + 1.0 * i) for i in range(60)), 5.0, 1.0, MIX)
         slow = running_with(4, 0, load=ramp)
         assert replicas(replace(slow, memory=memory_of(4, startup_p90_seconds=1.0))) == 4
         assert replicas(replace(slow, memory=memory_of(4, startup_p90_seconds=200.0))) == 5

@@ -87,6 +87,7 @@ def _row_to_domain(row: ProfileRowSpec) -> ProfileRow:
         overload_rate=row.overload_rate,
         points=tuple(_point_to_domain(point) for point in row.points or ()),
         steps=_steps_to_domain(row.steps) if row.steps else None,
+        api_servers=row.api_servers or 1,
     )
 
 
@@ -104,6 +105,7 @@ def _row_from_domain(row: ProfileRow) -> ProfileRowSpec:
             "overload_rate": row.overload_rate,
             "points": tuple(_point_from_domain(point) for point in row.points) or None,
             "steps": _steps_from_domain(row.steps) if row.steps else None,
+            "api_servers": row.api_servers if row.api_servers > 1 else None,
         }
     )
 

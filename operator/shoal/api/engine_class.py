@@ -166,6 +166,13 @@ class EngineClassSpec(Shape):
         description="Server processes in front of one engine; small models on fast GPUs need more than one. "
         f"Default: {defaults.API_SERVER_COUNT}.",
     )
+    max_api_server_count: int | None = Field(
+        None,
+        ge=1,
+        le=16,
+        description="Server processes that Shoal may give one engine where a profile shows that one cannot stream its "
+        "tokens. Each needs a core of resources.cpu. Default: apiServerCount.",
+    )
     resources: EngineResources | None = Field(None, description="What one engine gets beside its GPUs.")
     cache: EngineCache | None = Field(
         None, description="Where engines keep downloaded models. Default: a directory of the node for each pod."

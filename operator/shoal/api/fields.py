@@ -124,6 +124,7 @@ Tokens = Annotated[float, Field(ge=1, le=16_777_216)]
 Milliseconds = Annotated[float, Field(ge=0, le=3_600_000)]
 Ratio = Annotated[float, Field(ge=0, le=1)]
 BatchLimit = Annotated[int, Field(ge=1, le=1_048_576)]
+APIServers = Annotated[int, Field(ge=1, le=16)]
 Generation = Annotated[int, Field(ge=0, le=9_007_199_254_740_991)]
 
 _QUANTITY_SUFFIXES: Final = {

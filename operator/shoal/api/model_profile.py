@@ -12,6 +12,7 @@ from pydantic import Field
 from shoal.api.base import Resource, Rule, Shape
 from shoal.api.fields import (
     AcceleratorName,
+    APIServers,
     BatchLimit,
     EnginesPerGPU,
     ModelName,
@@ -130,6 +131,9 @@ class ProfileRowSpec(Shape):
     engines_per_gpu: EnginesPerGPU = Field(description="Engines that shared one GPU.")
     max_num_seqs: BatchLimit = Field(description="Requests the engine worked on at once, at most.")
     max_num_batched_tokens: BatchLimit = Field(description="Tokens the engine computed in one step, at most.")
+    api_servers: APIServers | None = Field(
+        None, description="Server processes in front of the engine (--api-server-count). Default: 1."
+    )
     kv_cache_tokens: Annotated[float, Field(ge=1, le=1e12)] = Field(
         description="Tokens the KV cache of one engine holds, as the engine reports."
     )

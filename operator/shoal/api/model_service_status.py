@@ -13,6 +13,7 @@ from shoal.api.base import Shape
 from shoal.api.conditions import Conditions
 from shoal.api.fields import (
     AcceleratorName,
+    APIServers,
     BatchLimit,
     CamelWord,
     DNSLabel,
@@ -88,6 +89,9 @@ class Placed(Shape):
     engines_per_gpu: EnginesPerGPU = Field(description="Engines that share one GPU.")
     max_num_seqs: BatchLimit = Field(description="Requests an engine works on at once.")
     max_num_batched_tokens: BatchLimit = Field(description="Tokens an engine computes in one step.")
+    api_servers: APIServers | None = Field(
+        None, description="Server processes in front of one engine; absent: as the EngineClass says."
+    )
 
 
 class PlanVariant(Placed):

@@ -189,7 +189,8 @@ def _make_gpus(status: ModelServiceStatus) -> RenderableType:
 def _placed(placed: Placed) -> tuple[str, ...]:
     shared = placed.engines_per_gpu > 1
     shape = f"{placed.engines_per_gpu}/GPU" if shared else f"TP{placed.tensor_parallel}"
-    limits = f"{placed.max_num_seqs} requests, {placed.max_num_batched_tokens} tokens"
+    servers = f", {placed.api_servers} API servers" if (placed.api_servers or 1) > 1 else ""
+    limits = f"{placed.max_num_seqs} requests, {placed.max_num_batched_tokens} tokens{servers}"
     return placed.pool, placed.accelerator, shape, limits
 
 

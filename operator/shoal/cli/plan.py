@@ -131,7 +131,8 @@ def make_json(decision: Decision) -> dict[str, Any]:
 def describe(placement: Placement) -> str:
     """A placement in one line, engine limits included."""
     configuration = placement.configuration
-    limits = f"{configuration.max_num_seqs} requests, {configuration.max_num_batched_tokens} tokens"
+    servers = f", {configuration.api_servers} API servers" if configuration.api_servers > 1 else ""
+    limits = f"{configuration.max_num_seqs} requests, {configuration.max_num_batched_tokens} tokens{servers}"
     return f"{placement.pool} {configuration.accelerator} {configuration.shape}, {limits}"
 
 

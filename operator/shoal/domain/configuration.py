@@ -11,7 +11,8 @@ class Configuration:
 
     `accelerator` is the product name with dashes (`NVIDIA-H100-80GB-HBM3`). A replica is `tensor_parallel` GPUs with
     one engine,
-    or one GPU with `engines_per_gpu` engines: one of the two is always 1.
+    or one GPU with `engines_per_gpu` engines: one of the two is always 1. `api_servers`: server processes in front of
+    one engine; 1 leaves them to the engine class.
     """
 
     accelerator: str
@@ -19,9 +20,11 @@ class Configuration:
     engines_per_gpu: int = 1
     max_num_seqs: int = 256
     max_num_batched_tokens: int = 2048
+    api_servers: int = 1
 
     def __post_init__(self) -> None:
-        if min(self.tensor_parallel, self.engines_per_gpu, self.max_num_seqs, self.max_num_batched_tokens) < 1:
+        limits = (self.max_num_seqs, self.max_num_batched_tokens, self.api_servers)
+        if min(self.tensor_parallel, self.engines_per_gpu, *limits) < 1:
             raise ValueError(f"every number of a configuration is at least 1: {self}")
         if self.tensor_parallel > 1 and self.engines_per_gpu > 1:
             raise ValueError(f"an engine over several GPUs cannot share them with other engines: {self}")
@@ -42,7 +45,8 @@ class Configuration:
         return f"({self.engines_per_gpu}/GPU)" if self.engines_per_gpu > 1 else f"TP{self.tensor_parallel}"
 
     def __str__(self) -> str:
-        return f"{self.accelerator} {self.shape} seqs={self.max_num_seqs} chunk={self.max_num_batched_tokens}"
+        servers = f" servers={self.api_servers}" if self.api_servers > 1 else ""
+        return f"{self.accelerator} {self.shape} seqs={self.max_num_seqs} chunk={self.max_num_batched_tokens}{servers}"
 
 
 @dataclass(frozen=True, slots=True, order=True)

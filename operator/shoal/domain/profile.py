@@ -105,6 +105,7 @@ class ProfileRow:
     overload_rate: float | None = None
     points: tuple[RatePoint, ...] = ()  # sorted by rate
     steps: StepModel | None = None
+    api_servers: int = 1  # server processes in front of the engine that was measured
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,7 +92,8 @@ class EngineFacts:
     name: str
     version: str
     startup_seconds: float = 90.0  # assumed until start-ups were seen
-    api_servers: int = 1
+    api_servers: int = 1  # server processes every engine starts with
+    max_api_servers: int = 1  # as many as Shoal may give one engine
 
 
 class ReplicaPhase(enum.StrEnum):

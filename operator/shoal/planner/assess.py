@@ -64,6 +64,7 @@ class Assessment:
     fresh: bool
     starting: bool
     profile: ProfileState
+    lasting_queues: int = 0
     frozen: HoldReason | None = None
     nearest: NearestFeasible | None = None
     derating: Mapping[str, float] = field(default_factory=dict)
@@ -131,6 +132,7 @@ def assess(service: Service, world: World) -> Assessment:
         fresh=_is_fresh(service),
         starting=_is_starting(service, world.now, startup),
         profile=_profile_state(fleets, present),
+        lasting_queues=_lasting_queues(service, fleets, demand, startup),
         frozen=HoldReason.PAUSED if service.paused or world.snapshot.brakes.paused else None,
         nearest=nearest,
         derating=_derating(service, fleets),
@@ -178,6 +180,28 @@ def _stuck(service: Service) -> int:
         for variant in service.running
         for replica in variant.replicas
     )
+
+
+def _lasting_queues(service: Service, fleets: Mapping[Placement, Fleet], demand: Demand | None, startup: float) -> int:
+    """Stuck replicas whose queue would still exceed the objective when a new replica is ready.
+
+    With rate `lam` on ready replicas that together put through X, a queue of q seconds becomes
+    `q + startup * (lam/X - 1)`. A queue that is gone by then is no reason for a replica more: it would come too late.
+    Worked: 16 of 21.5 req/s, 90 s: a queue of 2 s is gone (2 - 23 < 0), one of 60 s is not (60 - 23 = 37).
+    """
+    if demand is None or not demand.stuck_replicas or service.objective.ttft_ms is None:
+        return 0
+    ready = [
+        (replica, fleets[variant.placement].option.overload_rate)
+        for variant in service.running
+        if variant.placement in fleets
+        for replica in variant.replicas
+        if replica.phase is ReplicaPhase.READY
+    ]
+    growth = startup * (demand.forecast / max(sum(rate for _, rate in ready), 1e-9) - 1)
+    bound = service.objective.ttft_ms / 1000
+    queues = [replica.queue_seconds or 0.0 for replica, _ in ready]
+    return sum(queue > bound and queue + growth > bound for queue in queues)
 
 
 def _is_fresh(service: Service) -> bool:

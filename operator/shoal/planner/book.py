@@ -179,6 +179,7 @@ def _situation(assessment: Assessment, room: Room, may_move: bool, world: World)
         moving=assessment.moving,
         may_move=may_move,
         held_gpus=assessment.held_gpus,
+        lasting_queues=assessment.lasting_queues,
         slower=assessment.slower,
     )
 

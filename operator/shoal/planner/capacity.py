@@ -45,6 +45,7 @@ class Basis:
 
     `evidence` is what live traffic said of the row, if that is learned; `drift` how many times slower than a trusted
     row it has been for long.
+    `api_servers` and `chunk` (prompt and output tokens of one step; None: the row's) are those of the configuration.
     """
 
     row: ProfileRow
@@ -57,6 +58,12 @@ class Basis:
     api_servers: int = 1
     evidence: Evidence | None = None
     drift: float = 1.0
+    chunk: int | None = None
+
+    @property
+    def is_carried(self) -> bool:
+        """Whether the row was measured with another chunk or fewer API servers."""
+        return self.chunk not in (None, self.row.max_num_batched_tokens) or self.api_servers > self.row.api_servers
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +158,7 @@ def _margin(basis: Basis, curve: Curve) -> float:
     ttft = basis.objective.ttft_ms
     if ttft is not None and ttft < LOOSE_TTFT_MS and not curve.ttft.known:
         return MARGIN_ESTIMATED
-    far = min(1.0, distance(row.lengths, basis.lengths) / FAR)
+    far = 1.0 if basis.is_carried else min(1.0, distance(row.lengths, basis.lengths) / FAR)
     return MARGIN_MEASURED - (MARGIN_MEASURED - MARGIN_MODELLED) * far
 
 
@@ -178,8 +185,9 @@ def _profiled_curve(basis: Basis, ratio: float) -> Curve | None:
     own = measured_curve(row, basis.objective.percentile)
     if row.steps is None:
         return _scaled_by_size(own, basis, ratio)
-    if row.lengths != basis.lengths:
-        there = _modelled(basis, row.lengths, row.kv_cache_tokens, 1.0)
+    if row.lengths != basis.lengths or basis.is_carried:
+        as_measured = replace(basis, api_servers=row.api_servers, chunk=None)
+        there = _modelled(as_measured, row.lengths, row.kv_cache_tokens, 1.0)
         here = _modelled(basis, basis.lengths, row.kv_cache_tokens, 1.0)
         if there is None or here is None:
             return None
@@ -196,9 +204,8 @@ def _modelled(basis: Basis, lengths: LengthMix, kv_cache_tokens: float, ratio: f
     row = basis.row
     if row.steps is None:
         return None
-    engine = EngineModel(
-        row.steps, row.max_num_seqs, row.max_num_batched_tokens, kv_cache_tokens, ratio, basis.api_servers
-    )
+    chunk = basis.chunk or row.max_num_batched_tokens
+    engine = EngineModel(row.steps, row.max_num_seqs, chunk, kv_cache_tokens, ratio, basis.api_servers)
     return modelled_curve(engine, lengths, basis.objective.percentile)
 
 

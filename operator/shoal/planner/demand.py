@@ -121,7 +121,7 @@ def is_surge(tick: Tick, tick_seconds: float, demand: Demand) -> bool:
 def estimate_arrivals(counts: Floats, tick_seconds: float, settled: int = 1) -> Arrivals:
     """The law of arrivals on counts per tick, oldest first (at least one). `settled`: see present_window."""
     phi = dispersion(counts, tick_seconds)
-    window, changing = present_window(counts, phi, int(WINDOW_SECONDS / tick_seconds), settled)
+    window, changing = present_window(counts, phi, tick_seconds, settled)
     seconds = len(window) * tick_seconds
     rate = float(window.sum()) / seconds
     return Arrivals(
@@ -133,22 +133,26 @@ def estimate_arrivals(counts: Floats, tick_seconds: float, settled: int = 1) -> 
     )
 
 
-def present_window(counts: Floats, phi: float, longest: int, settled: int = 1) -> tuple[Floats, bool]:
+def present_window(counts: Floats, phi: float, tick_seconds: float, settled: int = 1) -> tuple[Floats, bool]:
     """The ticks in which the present rate ruled, and whether it is just changing.
 
     The tick of a change holds both rates: its count would make two moves of one step. So that tick is left out, and a
     new rate counts once it has lasted `settled` ticks after it; until then the one before does. Where several ticks in
     a row were each a change, the first of them is the one that holds both: a rate that rises in every tick is followed.
+    The first tick ever is such a change.
     """
-    start = window_start(counts, phi, longest)
+    if len(counts) <= settled:
+        return counts, True
+    longest = int(WINDOW_SECONDS / tick_seconds)
+    start = window_start(counts, phi, tick_seconds)
     if start <= max(0, len(counts) - longest):
         return counts[start:], False
     began = start
-    while len(counts) - began <= settled and began > 1 and window_start(counts[:began], phi, longest) == began - 1:
+    while len(counts) - began <= settled and began > 1 and window_start(counts[:began], phi, tick_seconds) == began - 1:
         began -= 1
     if len(counts) - began > settled:
         return counts[max(start, began + 1) :], False
-    return counts[window_start(counts[:began], phi, longest) : began], True
+    return counts[window_start(counts[:began], phi, tick_seconds) : began], True
 
 
 def dispersion(counts: Floats, tick_seconds: float) -> float:
@@ -166,12 +170,16 @@ def dispersion(counts: Floats, tick_seconds: float) -> float:
     return min(MOST_DISPERSION, max(1.0, deviation * deviation / (6 * mean)))
 
 
-def window_start(counts: Floats, phi: float, longest: int) -> int:
-    """Index where the present rate began: after the last believed change of rate, at most `longest` ticks ago."""
-    start = max(0, len(counts) - longest)
+def window_start(counts: Floats, phi: float, tick_seconds: float) -> int:
+    """Index where the present rate, or the present trend, began; at most WINDOW_SECONDS ago.
+
+    That is after the last believed change of rate. A steady ramp is no change: a straight line explains it better than
+    any step does (its likelihood ratio is 4/3 of the best split's; that of a true step in the middle is 3/4 of it).
+    """
+    start = max(0, len(counts) - int(WINDOW_SECONDS / tick_seconds))
     for _ in range(MOST_CHANGES):
         split, ratio = _best_split(counts[start:])
-        if ratio / phi <= CHANGE:
+        if ratio / phi <= CHANGE or _is_ramp(counts[start:], phi, tick_seconds, ratio):
             break
         start += split
     return start
@@ -194,20 +202,33 @@ def _best_split(counts: Floats) -> tuple[int, float]:
     return best + 1, float(ratio[best])
 
 
+def _is_ramp(counts: Floats, phi: float, tick_seconds: float, split_ratio: float) -> bool:
+    slope = _believed_slope(counts, phi, tick_seconds) * tick_seconds  # requests per second, per tick
+    n = len(counts)
+    gain = (slope * tick_seconds) ** 2 * (n**3 - n) / 12 / (2 * float(counts.sum()) / n) if slope else 0.0
+    return gain >= split_ratio
+
+
 def _entropy(sums: Floats, sizes: Floats) -> Floats:
     return np.asarray(sums * np.log(np.maximum(sums, 1e-12) / sizes), dtype=np.float64)
 
 
 def _believed_slope(window: Floats, phi: float, tick_seconds: float) -> float:
-    """Least-squares slope in requests per second, per second; 0 unless it exceeds four of its standard errors."""
+    """Least-squares slope in requests per second, per second; 0 where noise and wander could explain it.
+
+    Noise: four standard errors. Wander: a rate that stays within 1 ± w of a constant has a slope of at most
+    3*w*rate/T over a window of T seconds (the worst function is -w in its first half and +w in its second).
+    """
     n = len(window)
     if n * tick_seconds < SLOPE_SECONDS or n < 3:
         return 0.0
     times = (np.arange(n) - (n - 1) / 2) * tick_seconds
     spread = float(times @ times)
     slope = float(times @ window) / tick_seconds / spread
-    variance = phi * float(window.sum()) / n / tick_seconds**2
-    return slope if abs(slope) > SLOPE_ERRORS * math.sqrt(variance / spread) else 0.0
+    mean = float(window.sum()) / n / tick_seconds
+    noise = SLOPE_ERRORS * math.sqrt(phi * mean / tick_seconds / spread)
+    wander = 3 * LEAST_UNCERTAIN * mean / (n * tick_seconds)
+    return slope if abs(slope) > noise + wander else 0.0
 
 
 def _lower_bound(counts: Floats, complete: NDArray[np.bool_], tick_seconds: float) -> Arrivals | None:

@@ -13,6 +13,7 @@ from shoal.domain.plan import FrontierPoint, RejectedOption
 from shoal.domain.pool import Pool
 from shoal.domain.profile import ModelFacts, Profile, ProfileRow
 from shoal.domain.reasons import ProfileState, Rejection
+from shoal.planner.alternatives import with_alternatives
 from shoal.planner.capacity import LEAST_USE, Basis, Rating, rate_row
 from shoal.planner.checks import Candidate, Needs, first_objection, is_possible
 from shoal.planner.credit import is_learned
@@ -133,6 +134,7 @@ def _frontier(keys: tuple[_Same[Option], ...]) -> tuple[FrontierPoint, ...]:
 def _survey(needs: Needs, pool: Pool, island: int, keys: tuple[_Same[Profile], ...]) -> Survey:
     profiles = tuple(key.it for key in keys)
     chosen = choose_rows(profiles, pool.accelerator, needs.engine, needs.required, needs.lengths)
+    chosen = with_alternatives(chosen, needs.engine, needs.lengths, needs.objective)
     options: list[Option] = []
     too_slow: list[Option] = []
     rejected: list[RejectedOption] = []
@@ -212,7 +214,8 @@ def _make_option(candidate: Candidate) -> Option | None:
         lengths=needs.lengths,
         objective=needs.objective,
         kv_cache_tokens=kv,
-        api_servers=max(1, needs.engine.api_servers),
+        api_servers=max(c.api_servers, needs.engine.api_servers),
+        chunk=c.max_num_batched_tokens if choice is not None else None,
         evidence=evidence,
         drift=drift,
     )

@@ -92,7 +92,12 @@ def _is_stale(profile: Profile, engine: EngineFacts) -> bool:
 def _configuration(accelerator: str, row: ProfileRow) -> Configuration | None:
     try:
         return Configuration(
-            accelerator, row.tensor_parallel, row.engines_per_gpu, row.max_num_seqs, row.max_num_batched_tokens
+            accelerator,
+            row.tensor_parallel,
+            row.engines_per_gpu,
+            row.max_num_seqs,
+            row.max_num_batched_tokens,
+            row.api_servers,
         )
     except ValueError:
         return None

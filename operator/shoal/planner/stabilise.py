@@ -6,8 +6,9 @@ forecast.
     eps = 3*se/lam, between 0.03 and 0.25     h = (1 - eps)/(1 + eps)
     wait    when the rate is just changing: the tick in which it did holds both, and is not its size
     grow    when stuck, or fut - se > n*C:  to max(ceil(fut/C), ceil((1 + eps)*n) if n >= 10), at once
-    shrink  when nothing is stuck or starting, there is no upward trend, the present rate has lasted and the last move
-            lies back for the shrink window, and everything is fresh:  to max(min, ceil(lam/(h*C)))
+    stuck   replicas whose queue will still exceed the TTFT objective when a new replica is ready (assess.py)
+    shrink  when no queue exceeds it, nothing is starting, there is no upward trend, the rate has lasted and the last
+            move lies back for the shrink window, and everything is fresh:  to max(min, ceil(lam/(h*C)))
 
 With several placements n*C is the sum over replicas, derated as they are.
 
@@ -95,6 +96,7 @@ class Situation:
     may_move: bool
     held_gpus: int
     slower: bool = False
+    lasting_queues: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +163,7 @@ def _wanted(situation: Situation, base: Counts) -> float:
     demand = None if situation.demand is not None and situation.demand.changing else situation.demand
     carried = total_rate(base, situation.fleets)
     if demand is None or carried >= needed_rate(demand) * ENOUGH:
-        return _beside_stuck(situation, base) if demand and demand.stuck_replicas else 0.0
+        return _beside_stuck(situation, base) if demand else 0.0
     return max(demand.forecast, _beside_stuck(situation, base), _at_least_uncertainty(demand, base, carried))
 
 
@@ -185,10 +187,10 @@ def _beside_stuck(situation: Situation, base: Counts) -> float:
     grow the service for ever.
     """
     demand = situation.demand
-    if demand is None or demand.stuck_replicas == 0 or not base:
+    if demand is None or situation.lasting_queues == 0 or not base:
         return 0.0
     fleet = situation.fleets[max(base, key=lambda placement: (base[placement], placement))]
-    stuck = min(demand.stuck_replicas, max(1, fleet.need(demand.forecast)))
+    stuck = min(situation.lasting_queues, max(1, fleet.need(demand.forecast)))
     newcomers = demand.forecast / (NEARLY_SATURATED * fleet.option.overload_rate)
     return fleet.rate(stuck + int(newcomers) + (newcomers > int(newcomers)))
 

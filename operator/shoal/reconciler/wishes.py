@@ -125,6 +125,7 @@ def make_service(
             name=engine.spec.engine or _ENGINE,
             version=engine.spec.version,
             api_servers=engine.spec.api_server_count or defaults.API_SERVER_COUNT,
+            max_api_servers=engine.spec.max_api_server_count or defaults.API_SERVER_COUNT,
         ),
         pools=choice.allowed,
         refused_pools=choice.refused,

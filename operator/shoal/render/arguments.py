@@ -27,7 +27,7 @@ def _model(recipe: Recipe) -> Iterator[str]:
 def _server(recipe: Recipe, index: int) -> Iterator[str]:
     yield from ("--host", "$(POD_IP)", "--port", str(engine_port(index)))
     yield from ("--shutdown-timeout", str(recipe.engine.spec.shutdown_seconds or defaults.SHUTDOWN_SECONDS))
-    servers = recipe.engine.spec.api_server_count or defaults.API_SERVER_COUNT
+    servers = max(recipe.configuration.api_servers, recipe.engine.spec.api_server_count or defaults.API_SERVER_COUNT)
     if servers > 1:
         yield from ("--api-server-count", str(servers))
 

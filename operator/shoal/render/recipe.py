@@ -18,7 +18,7 @@ from shoal.render.names import ANNOTATION_CONFIGURATION, short_hash
 
 SourceKind = Literal["HuggingFace", "PersistentVolumeClaim", "OCIImage"]
 
-_CLASS_FIELDS_BESIDE_THE_POD: Final = {"version", "engine", "allowed_args", "allowed_sources"}
+_CLASS_FIELDS_BESIDE_THE_POD: Final = {"version", "engine", "allowed_args", "allowed_sources", "max_api_server_count"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ def compute_identity(recipe: Recipe) -> str:
 
 
 def dump_placement(placement: Placement) -> str:
-    """The value of annotation `shoal.dev/configuration`."""
+    """The value of annotation `shoal.dev/configuration`. One API server is not written: names must not change."""
     configuration = placement.configuration
     return json.dumps(
         {
@@ -110,6 +110,7 @@ def dump_placement(placement: Placement) -> str:
             "enginesPerGPU": configuration.engines_per_gpu,
             "maxNumSeqs": configuration.max_num_seqs,
             "maxNumBatchedTokens": configuration.max_num_batched_tokens,
+            **({"apiServers": configuration.api_servers} if configuration.api_servers > 1 else {}),
         }
     )
 
@@ -118,11 +119,13 @@ def parse_placement(annotations: Mapping[str, str]) -> Placement | None:
     """What a Deployment with these annotations runs; None when it does not say so (then it is not a variant)."""
     try:
         found = json.loads(annotations[ANNOTATION_CONFIGURATION])
-        numbers = {key: found[key] for key in _NUMBERS}
+        numbers = {key: found[key] for key in _NUMBERS} | {"apiServers": found.get("apiServers", 1)}
         if not all(type(value) is int for value in numbers.values()):
             return None
         configuration = Configuration(
-            accelerator=str(found["accelerator"]), **{_NUMBERS[key]: value for key, value in numbers.items()}
+            accelerator=str(found["accelerator"]),
+            api_servers=numbers.pop("apiServers"),
+            **{_NUMBERS[key]: value for key, value in numbers.items()},
         )
         return Placement(pool=str(found["pool"]), configuration=configuration)
     except (KeyError, TypeError, ValueError):

@@ -70,6 +70,7 @@ def dump_placed(placement: Placement) -> dict[str, Any]:
         "enginesPerGPU": configuration.engines_per_gpu,
         "maxNumSeqs": configuration.max_num_seqs,
         "maxNumBatchedTokens": configuration.max_num_batched_tokens,
+        **({"apiServers": configuration.api_servers} if configuration.api_servers > 1 else {}),
     }
 
 
@@ -90,6 +91,7 @@ def _target(found: Any) -> tuple[PlacedReplicas, ...] | None:
                         engines_per_gpu=int(entry["enginesPerGPU"]),
                         max_num_seqs=int(entry["maxNumSeqs"]),
                         max_num_batched_tokens=int(entry["maxNumBatchedTokens"]),
+                        api_servers=int(entry.get("apiServers", 1)),
                     ),
                 ),
                 int(entry["replicas"]),

@@ -290,7 +290,7 @@ class World:
             max_num_batched_tokens=configuration.max_num_batched_tokens,
             kv_cache_memory_bytes=None,
             shutdown_timeout=0.0,
-            api_servers=1,
+            api_servers=configuration.api_servers,
             block_size=16,
         )
         settings = SimSettings(
