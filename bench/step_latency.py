@@ -62,8 +62,8 @@ async def _measure(stage: Stage, settings: Settings, say: Say) -> Measured:
         seconds, after_reading = [], []
         for name in names:
             seconds.append(await _step(stage, view, name, _HIGH * rates[name]))
-            # Engines and routers are read at the multiples of the interval on this clock.
-            after_reading.append(steady() % PLANNING_INTERVAL)
+            # Arrivals are counted at the multiples of half the interval on this clock.
+            after_reading.append(steady() % (PLANNING_INTERVAL / 2))
             say(f"{len(seconds)} of {len(names)}: {seconds[-1] / PLANNING_INTERVAL:.2f} planning intervals")
             await asyncio.sleep(phases.uniform(0, 2 * settings.apart))
         operator.usage()

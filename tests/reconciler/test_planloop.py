@@ -66,12 +66,15 @@ class World:
         self.decided: list[ServiceKey] = []
         self.memories: list[Mapping[ServiceKey, Memory]] = []
         self.changed: list[ServiceKey] = []
+        self.derating: dict[str, float] = {}  # of the service A
+        self.told: dict[str, float] = {}
         self.loop = PlanLoop(
             observe=self._observe,
             partition=partition,
             decide=self._decide,
             remember=self._remember,
             on_change=self.changed.append,
+            told_of=lambda key: self.told if key == A else {},
             interval=5.0,
         )
 
@@ -86,7 +89,11 @@ class World:
         self.decided.extend(keys)
         if self.broken & set(keys):
             raise ArithmeticError("broken")
-        return PlanSet(0.0, {key: make_decision(key, self.bindings.get(key, Binding.DEMAND)) for key in keys})
+        decisions = {key: make_decision(key, self.bindings.get(key, Binding.DEMAND)) for key in keys}
+        if A in decisions:
+            hot = replace(decisions[A].explanation, derating=dict(self.derating))
+            decisions[A] = replace(decisions[A], explanation=hot)
+        return PlanSet(0.0, decisions)
 
     def _remember(self, service: Service, decision: Decision, at: float) -> Memory:
         return Memory(last_move_at=at + len(self.memories))
@@ -187,6 +194,21 @@ async def test_measurements_call_a_worker_only_near_a_limit(loads: list[Any], ca
         changed = await world.round()
         called += A in changed if index else 0
     assert called == calls
+
+
+async def test_heat_calls_a_worker_until_the_status_tells_of_it() -> None:
+    world = World()
+    world.derating = {"a-1": 1.0, "a-2": 1.0}
+    await world.round()
+    world.derating["a-2"] = 0.95  # a step of the grid: a clock at its edge flaps
+    assert await world.round() == []
+    world.derating["a-2"] = 0.6
+    assert await world.round() == [A]
+    assert await world.round() == [A]  # it could not be written
+    world.told = {"a-2": 0.6}
+    assert await world.round() == []
+    world.derating["a-2"] = 1.0
+    assert await world.round() == [A]
 
 
 async def test_services_that_get_far_more_than_planned_for_are_found() -> None:

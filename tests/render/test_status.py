@@ -306,6 +306,33 @@ def test_decisions_are_written_at_once() -> None:
     assert should_write(old, make_status(old, newer), NOW + 1)
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "writes"),
+    [
+        (1.0, 0.6, True),
+        (0.6, 1.0, True),
+        (1.0, 0.92, True),
+        (0.61, 0.65, False),
+        (1.0, 0.95, False),
+        (None, 0.6, True),
+        (None, 0.95, False),
+    ],
+)
+def test_heat_is_written_at_once(before: float | None, after: float, writes: bool) -> None:
+    def seen(left: float | None, now: float) -> Report:
+        explanation = make_explanation(derating={} if left is None else {f"{NAME}-1": left})
+        clocks = (2000.0, None) if left is None else (2000.0, 2000.0)
+        replicas = tuple(make_replica(number, clock_mhz=clock) for number, clock in enumerate(clocks))
+        service = make_service(RunningVariant(NAME, PLACEMENT, 2, replicas))
+        # Hot throughout, so that no condition is another one.
+        hot = {**explanation.derating, f"{NAME}-0": 0.5}
+        decision = make_decision(make_plan(), dataclasses.replace(explanation, derating=hot))
+        return make_report(service=service, decision=decision, now=now)
+
+    old = make_status(None, seen(before, NOW))
+    assert should_write(old, make_status(old, seen(after, NOW + 5)), NOW + 5) is writes
+
+
 def test_a_longer_window_alone_is_no_news() -> None:
     old = make_status(None, make_report())
     reasons = (f"1xTP1 in h100 for 3.82 req/s over {window}; carries 58" for window in ("45 s", "105 s"))

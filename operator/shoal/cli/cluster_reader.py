@@ -29,7 +29,7 @@ class ClusterReader:
 
     def read_service(self, namespace: str | None, name: str) -> Object:
         """One ModelService; without a namespace that of the context. Raises ReadError."""
-        place = namespace or self._own_namespace()
+        place = namespace or self.own_namespace()
         missing = f"there is no ModelService {place}/{name}: `kubectl get {_PLURAL} -A` lists those that exist"
         with self._open(place, missing) as custom:
             found = custom.get_namespaced_custom_object(
@@ -50,7 +50,8 @@ class ClusterReader:
         items = cast(list[Object], cast(Object, found)["items"])
         return sorted(items, key=lambda item: (item["metadata"]["namespace"], item["metadata"]["name"]))
 
-    def _own_namespace(self) -> str:
+    def own_namespace(self) -> str:
+        """The namespace of the context. Raises ReadError."""
         # Importing the client takes half a second that `shoal --help` must not pay.
         from kubernetes import config  # noqa: PLC0415
 
@@ -64,22 +65,32 @@ class ClusterReader:
     @contextmanager
     def _open(self, namespace: str | None, missing: str) -> Iterator[Any]:
         """The API; its refusals become ReadErrors, of which `missing` is the one for what does not exist."""
-        from kubernetes import client, config  # noqa: PLC0415
-        from urllib3.exceptions import HTTPError  # noqa: PLC0415
+        from kubernetes import client  # noqa: PLC0415
 
-        settings = client.Configuration()
-        settings.retries = 0  # the client's own three more tries would make an absent server take a minute
-        try:
-            config.load_kube_config(self.kubeconfig, self.context, settings)  # type: ignore[no-untyped-call]
-        except config.ConfigException as error:
-            raise _no_kubeconfig(error) from error
-        try:
-            with client.ApiClient(settings) as api:
+        with open_api(self.kubeconfig, self.context) as api:
+            try:
                 yield client.CustomObjectsApi(api)
-        except client.ApiException as error:
-            raise ReadError(missing if error.status == 404 else _explain(error, namespace)) from error
-        except HTTPError as error:
-            raise ReadError(f"the API server does not answer: {error}") from error
+            except client.ApiException as error:
+                raise ReadError(missing if error.status == 404 else _explain(error, namespace)) from error
+
+
+@contextmanager
+def open_api(kubeconfig: str | None, context: str | None) -> Iterator[Any]:
+    """A client of the API server. Raises ReadError when there is no such kubeconfig, or nobody answers."""
+    from kubernetes import client, config  # noqa: PLC0415
+    from urllib3.exceptions import HTTPError  # noqa: PLC0415
+
+    settings = client.Configuration()
+    settings.retries = 0  # the client's own three more tries would make an absent server take a minute
+    try:
+        config.load_kube_config(kubeconfig, context, settings)  # type: ignore[no-untyped-call]
+    except config.ConfigException as error:
+        raise _no_kubeconfig(error) from error
+    try:
+        with client.ApiClient(settings) as api:
+            yield api
+    except HTTPError as error:
+        raise ReadError(f"the API server does not answer: {error}") from error
 
 
 def _no_kubeconfig(error: Exception) -> ReadError:

@@ -6,7 +6,8 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -17,10 +18,19 @@ from shoal.api.load import parse_object
 from shoal.api.model_service import ModelService
 from shoal.api.model_service_status import FrontierEntry, ModelServiceStatus, Placed, PlanStatus
 from shoal.cli.cluster_reader import ClusterReader, Object, ReadError
+from shoal.cli.offline import LIBRARY
+from shoal.cli.snapshots import OperatorReader
 
 NO_STATUS = (
     "nothing has been decided yet: is the operator running (`kubectl get pods -A -l app.kubernetes.io/name=shoal`)?"
 )
+EPILOG: Final = """\
+Exit codes: 0 explained, 1 it could not be read, 2 wrong arguments.
+
+--dump asks the leading operator for the whole snapshot of its last decision: services, pools, profiles, loads,
+memories, brakes. For that you need the rights, in its namespace, to create a token of its ServiceAccount
+(serviceaccounts/token), to get its Lease, and to reach its pod through the API server (pods/proxy).
+"""
 _JSON_PARTS = ("observedGeneration", "url", "plan", "frontier", "rejected", "conditions", "observed", "gpus", "history")
 
 
@@ -30,10 +40,18 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "explain",
         help="what was decided for a ModelService in the cluster, and why",
         description="Prints plan, reasons, frontier, rejected options, conditions and history of a ModelService.",
-        epilog="Exit codes: 0 explained, 1 it could not be read, 2 wrong arguments.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("service", metavar="[NAMESPACE/]NAME", help="without a namespace: that of the context")
     add_cluster_arguments(parser)
+    parser.add_argument(
+        "--dump", metavar="FILE", type=Path, help="write what the operator last decided from; - is standard output"
+    )
+    parser.add_argument("--operator-namespace", default=LIBRARY, metavar="NAME", help="default: %(default)s")
+    parser.add_argument(
+        "--operator-address", metavar="HOST:PORT", help="the leader's metrics port, not through the API server"
+    )
     parser.set_defaults(run=run)
 
 
@@ -49,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; return its exit code."""
     namespace, _, name = args.service.rpartition("/")
     reader = ClusterReader(args.kubeconfig, args.context)
+    if args.dump is not None:
+        return _dump(args, reader, namespace, name)
     try:
         manifest = reader.read_service(namespace or args.namespace, name)
         report = make_report(parse_object(ModelService, manifest))
@@ -59,6 +79,22 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps(make_json(manifest), indent=2) + "\n")
     else:
         Console().print(report)
+    return 0
+
+
+def _dump(args: argparse.Namespace, reader: ClusterReader, namespace: str, name: str) -> int:
+    """Fetch the snapshot from the operator and write it."""
+    operator = OperatorReader(args.operator_namespace, args.kubeconfig, args.context, args.operator_address)
+    try:
+        text = operator.read_snapshot(namespace or args.namespace or reader.own_namespace(), name)
+        if str(args.dump) == "-":
+            sys.stdout.write(text + "\n")
+            return 0
+        args.dump.write_text(text + "\n")
+    except (ReadError, OSError) as error:
+        sys.stderr.write(f"shoal explain: {error}\n")
+        return 1
+    sys.stdout.write(f"wrote {args.dump}: decide it again with `shoal plan --replay {args.dump}`\n")
     return 0
 
 

@@ -6,7 +6,9 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,14 +21,18 @@ from shoal.domain.configuration import Placement
 from shoal.domain.plan import Decision, Infeasible, NearestFeasible
 from shoal.domain.service import ServiceKey
 from shoal.planner.decide import decide
+from shoal.planner.replay import Difference, Record, decode_record, replay
 
 FEASIBLE: Final = 0
 INFEASIBLE: Final = 1
 BAD_INPUT: Final = 2
+DIFFERENT: Final = 1
+_MOST_DIFFERENCES: Final = 20
 _MOST_REJECTED: Final = 12  # lines of the table; -o json has all
 
 EPILOG: Final = """\
 Exit codes: 0 every wish can be met, 1 one of them cannot (the best effort is shown), 2 a file or an argument is wrong.
+With --replay: 0 the same answer as the operator's, 1 another one, 2 the file is wrong.
 
 Files hold ModelService, GPUPool, EngineClass and ModelProfile manifests; other kinds are skipped. A directory stands
 for its YAML files. How many GPUs there are comes from --gpus, else from spec.maxGPUs of the pool. Without a
@@ -41,19 +47,24 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = subparsers.add_parser(
         "plan",
         help="what would be decided for ModelServices in files, offline",
-        description="Decides as the operator would on the first day, from files alone. Changes nothing anywhere.",
+        description="Decides as the operator would on the first day, from files alone; or again what an operator has "
+        "decided. Changes nothing anywhere.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
+    question = parser.add_mutually_exclusive_group(required=True)
+    question.add_argument(
         "-f",
         "--filename",
         type=Path,
         nargs="+",
         action="extend",
-        required=True,
+        default=[],
         metavar="FILE",
         help="manifests, or directories of them",
+    )
+    question.add_argument(
+        "--replay", type=Path, metavar="FILE", help="decide again what `shoal explain --dump FILE` wrote; - is stdin"
     )
     parser.add_argument(
         "--gpus", type=_gpus, action="append", default=[], metavar="POOL=N", help="GPUs a pool has, instead of maxGPUs"
@@ -69,6 +80,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(args: argparse.Namespace) -> int:
     """Run the command; return its exit code."""
     try:
+        if args.replay is not None:
+            return _replay(args)
         question = read_question(args.filename, gpus=dict(args.gpus), rate=args.rate)
         decisions = decide(question.snapshot).decisions
         if args.plot is not None:
@@ -83,6 +96,50 @@ def run(args: argparse.Namespace) -> int:
     else:
         show(question, ordered, Console())
     return INFEASIBLE if any(isinstance(decision, Infeasible) for decision in ordered) else FEASIBLE
+
+
+def _replay(args: argparse.Namespace) -> int:
+    """Decide a snapshot again. Raises ApiError when it cannot be read."""
+    if args.gpus or args.rate is not None or args.plot is not None:
+        raise ApiError("a snapshot is decided as it is", advice="Leave out --gpus, --rate and --plot")
+    record = _read_record(args.replay)
+    answer, differences = replay(record)
+    decisions = [answer.decisions[key] for key in sorted(answer.decisions)]
+    if args.output == "json":
+        document = {
+            "equal": not differences,
+            "madeBy": record.made_by,
+            "at": record.snapshot.now,
+            "differences": [{**asdict(found), "service": str(found.service)} for found in differences],
+            "decisions": [make_json(decision) for decision in decisions],
+        }
+        sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
+    else:
+        show(Question(record.snapshot), decisions, Console())
+        _show_differences(record, differences, Console())
+    return DIFFERENT if differences else FEASIBLE
+
+
+def _read_record(path: Path) -> Record:
+    try:
+        text = sys.stdin.read() if str(path) == "-" else path.read_text()
+        return decode_record(json.loads(text))
+    except (OSError, ValueError) as error:
+        raise ApiError(str(error), where=str(path), advice="Name a file of `shoal explain --dump`") from error
+
+
+def _show_differences(record: Record, differences: Sequence[Difference], console: Console) -> None:
+    at = datetime.fromtimestamp(record.snapshot.now, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    whose = f"operator {record.made_by} decided at {at}"
+    if not differences:
+        console.print(f"\n[green]The same answer[/] as {whose}, to the last bit.", highlight=False)
+        return
+    table = _table(f"[red]Another answer[/] than {whose}", "SERVICE", "FIELD", "THEN", "NOW")
+    for found in differences[:_MOST_DIFFERENCES]:
+        table.add_row(str(found.service), found.field, found.then, found.now)
+    console.print("", table)
+    if len(differences) > _MOST_DIFFERENCES:
+        console.print(f"and {len(differences) - _MOST_DIFFERENCES} more: -o json", style="dim")
 
 
 def make_json(decision: Decision) -> dict[str, Any]:

@@ -172,6 +172,20 @@ class Cluster:
             if not error.is_not_found:
                 raise
 
+    async def review_token(self, token: str, audience: str) -> str | None:
+        """Whose token this is; None when it is nobody's, or not made for this audience. Nothing is stored by it."""
+        body = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenReview",
+            "spec": {"token": token, "audiences": [audience]},
+        }
+        answer = await self._send("post", "/apis/authentication.k8s.io/v1/tokenreviews", READ_SECONDS, body=body)
+        status = answer.get("status") or {}
+        if not status.get("authenticated") or audience not in (status.get("audiences") or ()):
+            return None
+        user: str = (status.get("user") or {}).get("username", "")
+        return user
+
     async def _write(self, method: str, path: str, **params: Any) -> Object:
         self._permit.check()
         self.writes += 1

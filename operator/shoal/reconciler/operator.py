@@ -36,12 +36,15 @@ from shoal.reconciler.resync import Resync
 from shoal.reconciler.routes import Routes
 from shoal.reconciler.schemas import find_old_schemas
 from shoal.reconciler.settings import Settings
+from shoal.reconciler.snapshots import SnapshotPage
 from shoal.reconciler.startups import Startups
 from shoal.reconciler.store import Change, Store
 from shoal.reconciler.surges import find_surges
 from shoal.reconciler.targets import make_targets
 from shoal.reconciler.watch import Watcher
 from shoal.reconciler.workqueue import WorkQueue
+from shoal.render.derating import read_deratings
+from shoal.render.names import OPERATOR, SNAPSHOT_PATH
 from shoal.render.router import RouterSettings
 from shoal.routing.ads import AdsServer
 from shoal.routing.metrics import AdsMetrics
@@ -53,7 +56,7 @@ from shoal.telemetry.traffic_metrics import TrafficMetrics
 
 logger = logging.getLogger(__name__)
 
-LEASE_NAME: Final = "shoal-operator"
+LEASE_NAME: Final = OPERATOR
 _TARGETS_SECONDS: Final = 0.5
 # Planning follows each round of measurements at once. Planning intervals after which it no longer waits for one.
 _LATEST_ROUND: Final = 1.2
@@ -99,6 +102,7 @@ class Operator:
             decide=decide,
             remember=remember,
             on_change=self.queue.add,
+            told_of=self._told_of,
             interval=_LATEST_ROUND * settings.planning_interval,
         )
         self.reconciler = Reconciler(
@@ -113,6 +117,12 @@ class Operator:
             now=self.now,
         )
         self.dirt = Dirt(self.store, self.plans, self.queue, self.elector.acquired.is_set)
+        self.snapshots = SnapshotPage(
+            cluster,
+            settings.namespace,
+            answer_about=self.plans.answer_about,
+            is_leader=self.elector.acquired.is_set,
+        )
         self._targets_dirty = True
         self._schemas_fit = asyncio.Event()
         self._started_at = steady()
@@ -128,6 +138,7 @@ class Operator:
             is_alive=self._illness,
             is_ready=self._unreadiness,
             registry=self._make_registry(),
+            pages={f"/{SNAPSHOT_PATH}": self.snapshots.handle},
         )
         parts = [
             keep_running(self.resync.run),
@@ -253,6 +264,10 @@ class Operator:
                         task.result()
             finally:
                 await _cancel([*tasks, lost])
+
+    def _told_of(self, key: ServiceKey) -> Mapping[str, float]:
+        item = self.store.get(MODEL_SERVICE, key.namespace, key.name)
+        return read_deratings((item.body.raw.get("status") or {}) if item else {})
 
     def _plan_of(self, key: ServiceKey) -> Planned | None:
         return self.plans.plans.get(key)

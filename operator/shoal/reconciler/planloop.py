@@ -15,7 +15,8 @@ from shoal.domain.service import Memory, Service, ServiceKey
 from shoal.domain.snapshot import Snapshot
 from shoal.reconciler.clock import Now, steady
 from shoal.reconciler.workqueue import RateLimit
-from shoal.render.conditions import FRESH_FRACTION
+from shoal.render.conditions import FRESH_FRACTION, HOT_BELOW
+from shoal.render.derating import has_heat_changed
 from shoal.render.problems import Problem
 from shoal.render.reasons import ProblemReason
 from shoal.render.slo import TTFT_TAIL
@@ -65,6 +66,7 @@ class PlanLoop:
 
     `observe` makes the View, `partition` cuts its Snapshot into groups that share no pool, `decide` decides one, and
     `remember` makes the memory that the next round shall see. `on_change` is told which services need a worker.
+    `told_of` gives the derating by pod that stands in a service's status.
     """
 
     def __init__(
@@ -75,17 +77,19 @@ class PlanLoop:
         decide: Callable[[Snapshot], PlanSet],
         remember: Callable[[Service, Decision, float], Memory],
         on_change: Callable[[ServiceKey], None],
+        told_of: Callable[[ServiceKey], Mapping[str, float]],
         interval: float,
         now: Now = steady,
     ) -> None:
         self._observe, self._partition, self._decide = observe, partition, decide
-        self._remember, self._on_change = remember, on_change
+        self._remember, self._on_change, self._told_of = remember, on_change, told_of
         self._interval, self._now = interval, now
         self._budget = RateLimit(_SHARE, _RESERVE_SECONDS, now)
         self._dirty: set[ServiceKey] = set()
         self._all_dirty = True
         self._wake = asyncio.Event()
         self._slow: dict[frozenset[ServiceKey], float] = {}  # group -> seconds its last decision took
+        self._answers: dict[frozenset[ServiceKey], tuple[Snapshot, PlanSet]] = {}  # of each group, the last
         self.plans: Mapping[ServiceKey, Planned] = {}
         self.rounds = 0
         self.failures = 0
@@ -104,8 +108,12 @@ class PlanLoop:
 
     def reset(self) -> None:
         """Forget every plan and memory: somebody else has decided meanwhile."""
-        self.plans = {}
+        self.plans, self._answers = {}, {}
         self.mark_all()
+
+    def answer_about(self, key: ServiceKey) -> tuple[Snapshot, PlanSet] | None:
+        """What was last decided for a service's group, and from what; None when nothing was."""
+        return next((answer for keys, answer in self._answers.items() if key in keys), None)
 
     async def run(self) -> None:
         """Decide for ever; a failure is logged and tried again at the next round."""
@@ -161,6 +169,7 @@ class PlanLoop:
             return {key: self._explain_failure(key, view, error) for key in keys}
         self._slow = {group: seconds for group, seconds in self._slow.items() if group != keys}
         self._slow[keys] = self._now() - began
+        self._answers[keys] = group, answer
         fresh = {}
         for service in group.services:
             decision = answer.decisions[service.key]
@@ -189,11 +198,17 @@ class PlanLoop:
         self.plans = {**kept, **fresh}
         groups = {frozenset(s.key for s in group.services) for group in self._partition(view.snapshot)}
         self._slow = {keys: seconds for keys, seconds in self._slow.items() if keys in groups}
+        self._answers = {keys: answer for keys, answer in self._answers.items() if keys in groups}
         self.rounds += 1
         self.decided_at = self._now()
         for key, planned in fresh.items():
-            if key not in before or make_digest(planned) != make_digest(before[key]):
+            if key not in before or make_digest(planned) != make_digest(before[key]) or self._is_heat_news(key):
                 self._on_change(key)
+
+    def _is_heat_news(self, key: ServiceKey) -> bool:
+        """Whether the status, and so the routers' weights, lag behind the GPUs' clocks."""
+        decision = self.plans[key].decision
+        return decision is not None and has_heat_changed(self._told_of(key), decision.explanation.derating)
 
     async def _wait(self, until: float) -> None:
         try:
@@ -247,5 +262,5 @@ def _decision_digest(decision: Decision | None) -> object:
         tuple((variant.placement, variant.replicas) for variant in plan.variants),
         plan.binding,
         decision.explanation.profile,
-        tuple(sorted((pod, round(left, 1)) for pod, left in decision.explanation.derating.items())),
+        tuple(sorted(pod for pod, left in decision.explanation.derating.items() if left < HOT_BELOW)),
     )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, Protocol
 
@@ -16,6 +15,7 @@ from shoal.reconciler.items import Item
 from shoal.reconciler.keys import is_of_kind, is_replica_changed, is_status_plan_changed, is_wish_changed, service_of
 from shoal.reconciler.kinds import MODEL_SERVICE, POD, Custom, Pod
 from shoal.reconciler.store import Change, Store
+from shoal.render.derating import read_deratings
 from shoal.render.envoy import LARGEST_WEIGHT, EngineEndpoint, RouterResources, ServiceRoute, make_resources
 from shoal.render.names import LABEL_VARIANT, engine_name, engine_port, variant_name
 
@@ -104,7 +104,7 @@ def make_route(item: Item[Custom], pods: list[Item[Pod]]) -> ServiceRoute:
     """The route of one ModelService: every engine that is ready, and those that finish their requests."""
     status = item.body.raw.get("status") or {}
     weights = _read_weights(status)
-    deratings = _read_deratings(status)
+    deratings = read_deratings(status)
     fallback = min(weights.values(), default=float(LARGEST_WEIGHT))
     shares: dict[tuple[str, int, bool], float] = {}
     for pod in pods:
@@ -147,12 +147,3 @@ def _read_weights(status: Mapping[str, Any]) -> dict[str, float]:
     variants = (status.get("plan") or {}).get("variants") or ()
     found = {variant["name"]: float(variant.get("capacityPerEngine") or 0.0) for variant in variants}
     return {name: rate for name, rate in found.items() if rate > 0}
-
-
-def _read_deratings(status: Mapping[str, Any]) -> dict[str, float]:
-    """Pod -> share of its capacity that is left: the lowest of its GPUs."""
-    lowest: dict[str, float] = defaultdict(lambda: 1.0)
-    for use in status.get("gpus") or ():
-        if use.get("derating") is not None:
-            lowest[use["pod"]] = min(lowest[use["pod"]], float(use["derating"]))
-    return dict(lowest)

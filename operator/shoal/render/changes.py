@@ -1,4 +1,4 @@
-"""Whether a status is worth a write: decisions at once, measurements rarely, times never."""
+"""Whether a status is worth a write: decisions and heat at once, measurements rarely, times never."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from shoal.render.derating import has_heat_changed, read_deratings
 from shoal.render.times import parse_time
 
 MEASUREMENT_SECONDS: Final = 60.0
@@ -31,11 +32,14 @@ _DURATION: Final = re.compile(r"\b\d+ s\b")  # how long something was watched: a
 def should_write(old: Mapping[str, Any] | None, new: Mapping[str, Any], now: float) -> bool:
     """Whether `new` shall replace `old`, which stands in the object.
 
-    At once when something was decided, or a condition is another one or has another reason. Else at most every
+    At once when something was decided, a condition is another one or has another reason, or a GPU has become hot or
+    cool: the routers' weights come from here. Else at most every
     MEASUREMENT_SECONDS (counted from `observed.at` of `old`), and only when a number differs by more than TOLERANCE or
     words differ.
     """
     if not old or _essence(old) != _essence(new):
+        return True
+    if has_heat_changed(read_deratings(old), read_deratings(new)):
         return True
     return now - _written_at(old) >= MEASUREMENT_SECONDS and not _is_close(old, new)
 

@@ -16,6 +16,11 @@ It enters the names of new variants only, so an upgraded operator never rolls ru
 MANAGER: Final = "shoal"
 SCALE_MANAGER: Final = "shoal-scale"  # owns spec.replicas of variants, nothing else
 
+OPERATOR: Final = "shoal-operator"  # ServiceAccount and Lease, in the operator's namespace
+SNAPSHOT_AUDIENCE: Final = "shoal.dev/snapshot"
+SNAPSHOT_TOKEN_HEADER: Final = "Shoal-Token"  # the API server's proxy passes it on; it takes Authorization for itself
+SNAPSHOT_PATH: Final = "snapshot"
+METRICS_PORT: Final = 9090
 ROUTER: Final = "shoal-router"
 GPU_CLAIM: Final = "gpus"  # name of the claim inside a pod
 ENGINE_PORT: Final = 8000  # of engine 0; engine i listens on 8000 + i

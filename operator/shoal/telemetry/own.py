@@ -34,13 +34,19 @@ async def start_server(
     is_alive: Check,
     is_ready: Check,
     registry: CollectorRegistry,
+    pages: Mapping[str, Handler] | None = None,
 ) -> OwnServer:
-    """Serve `/healthz` and `/readyz` on one port and `/metrics` on the other. Raises OSError when one is taken."""
+    """Serve `/healthz` and `/readyz` on one port, `/metrics` and `pages` (by path) on the other.
+
+    Raises OSError when one is taken.
+    """
     probes = web.Application()
     probes.router.add_get("/healthz", _make_probe(is_alive))
     probes.router.add_get("/readyz", _make_probe(is_ready))
     metrics = web.Application()
     metrics.router.add_get("/metrics", _make_metrics(registry))
+    for path, handler in (pages or {}).items():
+        metrics.router.add_get(path, handler)
     server = OwnServer([])
     try:
         for app, port in ((probes, health_port), (metrics, metrics_port)):
