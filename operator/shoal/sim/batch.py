@@ -81,6 +81,10 @@ class DecodeBatch:
         )
         return self._blocks + partial
 
+    def most_blocks_after(self, steps: int) -> int:
+        """No fewer than `blocks_after`, at once: every context is counted with a last block of one token."""
+        return (self.context + self.count * (steps - 1)) // self._size + self.count
+
     def steps_to_first_end(self) -> int:
         """Steps until the first sequence has all its tokens."""
         while self._ends[0][1] != self._ends[0][2].ticket:

@@ -154,6 +154,11 @@ class Engine:
     def _blocks_after(self, steps: int) -> int:
         return self._prompt_blocks + self._batch.blocks_after(steps)
 
+    def _fits(self, steps: int, more_blocks: int = 0) -> bool:
+        """Whether so many more steps, and some blocks besides, leave the KV cache within its limit."""
+        free = self.limits.kv_blocks - self._prompt_blocks - more_blocks
+        return self._batch.most_blocks_after(steps) <= free or self._batch.blocks_after(steps) <= free
+
     def _is_full(self) -> bool:
         bound = self.limits.max_waiting
         if bound is None:
@@ -208,7 +213,7 @@ class Engine:
     def _admits(self, sequence: Sequence) -> bool:
         if len(self.running) >= self.limits.max_num_seqs:
             return False
-        return self.limits.blocks_for(sequence.to_prefill) <= self.limits.kv_blocks - self._blocks_after(1)
+        return self._fits(1, self.limits.blocks_for(sequence.to_prefill))
 
     def _admit(self, sequence: Sequence, at: float) -> None:
         sequence.blocks = self.limits.blocks_for(sequence.to_prefill)
@@ -220,7 +225,7 @@ class Engine:
     def _make_room(self, at: float) -> bool:
         """Preempt the youngest until one more token of each sequence fits, as vLLM does; it is computed anew later."""
         preempted = False
-        while self._blocks_after(1) > self.limits.kv_blocks:
+        while not self._fits(1):
             self._preempt(next(reversed(self.running)), at)
             preempted = True
         return preempted
@@ -245,12 +250,12 @@ class Engine:
     def _steps_that_fit(self) -> int:
         """Steps until the first sequence ends, or a block would be missing."""
         most = min(self._batch.steps_to_first_end(), self._longest_stride)
-        if self._blocks_after(most) <= self.limits.kv_blocks:
+        if self._fits(most):
             return most
         fits, too_many = 1, most
         while too_many - fits > 1:
             middle = (fits + too_many) // 2
-            if self._blocks_after(middle) <= self.limits.kv_blocks:
+            if self._fits(middle):
                 fits = middle
             else:
                 too_many = middle

@@ -29,20 +29,24 @@ class Watch:
         self.arrived = 0  # in the present tick
         self._interval_seconds = interval_seconds
         self._ticks: deque[Tick] = deque(maxlen=TICKS_KEPT)
-        self._lengths: deque[tuple[float, int, int]] = deque()
+        self._lengths_at: deque[float] = deque()
+        self._prompts: deque[int] = deque()
+        self._outputs: deque[int] = deque()
         self._ttft: deque[tuple[float, float]] = deque()
         self._gaps: deque[tuple[float, float]] = deque()
 
     def forget(self) -> None:
         """Lose everything, as a restart does."""
         self.arrived = 0
-        for seen in (self._ticks, self._lengths, self._ttft, self._gaps):
+        for seen in (self._ticks, self._lengths_at, self._prompts, self._outputs, self._ttft, self._gaps):
             seen.clear()
 
     def note_arrival(self, now: float, arrival: Arrival) -> None:
         """A request came in."""
         self.arrived += 1
-        self._lengths.append((now, arrival.prompt_tokens, arrival.output_tokens))
+        self._lengths_at.append(now)
+        self._prompts.append(arrival.prompt_tokens)
+        self._outputs.append(arrival.output_tokens)
 
     def note_report(self, report: Report) -> None:
         """An engine did something: first tokens tell the TTFT, last ones the gaps."""
@@ -67,9 +71,12 @@ class Watch:
 
     def load(self, now: float) -> Load:
         """What the planner is told."""
-        for seen, since in ((self._lengths, now - LENGTHS_SECONDS), (self._ttft, now - LATENCIES_SECONDS)):
-            _drop(seen, since)
-        _drop(self._gaps, now - LATENCIES_SECONDS)
+        while self._lengths_at and self._lengths_at[0] < now - LENGTHS_SECONDS:
+            for lengths in (self._lengths_at, self._prompts, self._outputs):
+                lengths.popleft()
+        for latencies in (self._ttft, self._gaps):
+            while latencies and latencies[0][0] < now - LATENCIES_SECONDS:
+                latencies.popleft()
         return Load(
             ticks=tuple(self._ticks),
             tick_seconds=self.tick_seconds,
@@ -95,16 +102,15 @@ class Watch:
 
     def _mix(self) -> LengthMix | None:
         """Means and 95th percentiles; None as long as there are too few."""
-        if len(self._lengths) < ENOUGH_LENGTHS:
+        if len(self._lengths_at) < ENOUGH_LENGTHS:
             return None
-        values = np.array(self._lengths)[:, 1:]
-        means, tails = values.mean(axis=0), np.quantile(values, 0.95, axis=0)
-        return LengthMix(float(means[0]), float(means[1]), float(tails[0]), float(tails[1]))
-
-
-def _drop(seen: deque[tuple[float, float]] | deque[tuple[float, int, int]], since: float) -> None:
-    while seen and seen[0][0] < since:
-        seen.popleft()
+        prompts, outputs = (np.fromiter(values, float, len(values)) for values in (self._prompts, self._outputs))
+        return LengthMix(
+            float(prompts.mean()),
+            float(outputs.mean()),
+            float(np.quantile(prompts, 0.95)),
+            float(np.quantile(outputs, 0.95)),
+        )
 
 
 def _mean(values: Sequence[float]) -> float | None:

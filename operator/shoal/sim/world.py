@@ -323,7 +323,7 @@ def _make_sample(at: float, played: _Played, running: Sequence[RunningVariant], 
         service=played.spec.name,
         arrived=len(played.requests),
         desired=sum(variant.desired for variant in running),
-        ready=sum(variant.ready for variant in running),
+        ready=sum(r.phase is ReplicaPhase.READY and r.ready_engines > 0 for v in running for r in v.replicas),
         active=sum(engine.active for engine in (*serving, *draining)),
         gpus=sum(len(r.gpus) for v in running for r in v.replicas if r.phase is not ReplicaPhase.PENDING),
     )
