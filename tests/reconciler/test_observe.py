@@ -30,6 +30,7 @@ from shoal.domain.service import Load, Memory, Mode, PlacedReplicas, ReplicaPhas
 from shoal.domain.snapshot import Brakes
 from shoal.reconciler.items import Item
 from shoal.reconciler.kinds import MODEL_PROFILE, MODEL_SERVICE, Pod
+from shoal.reconciler.lessons import Lessons
 from shoal.reconciler.library import Library
 from shoal.reconciler.observe import Observer
 from shoal.reconciler.planloop import View
@@ -74,13 +75,14 @@ class Measured:
 
 
 def make_observer(store: Store, measured: Measured | None = None) -> Observer:
-    world = measured or Measured()
+    world, library = measured or Measured(), Library(store)
     return Observer(
         store=store,
-        library=Library(store),
+        library=library,
         telemetry=world,
         foreign=world,
         startups=Startups(),
+        lessons=Lessons(library),
         operator_namespace="shoal-system",
         brakes=Brakes(),
         now=lambda: 1000.0,

@@ -11,6 +11,7 @@ from operators import Site, render_chart
 
 from e2e.devcluster import Config, DevCluster
 from e2e.devcluster.client import ApiError
+from shoal.api.crds import SCHEMA_REVISION
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
@@ -97,5 +98,7 @@ def test_nothing_is_written_while_the_crds_are_older(own_site: Site) -> None:
         assert not site.variants("chat")
         assert "status" not in site.service("chat")
         time.sleep(0.2)
-    cluster.request("PATCH", CRD, {"metadata": {"annotations": {"shoal.dev/schema-revision": "1"}}}, **merge)
+    cluster.request(
+        "PATCH", CRD, {"metadata": {"annotations": {"shoal.dev/schema-revision": str(SCHEMA_REVISION)}}}, **merge
+    )
     site.eventually(lambda: site.variants("chat"), "not served with new CRDs")

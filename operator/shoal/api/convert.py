@@ -36,7 +36,7 @@ def profile_to_domain(resource: ModelProfile) -> Profile:
             kv_bytes_per_token=spec.model.kv_bytes_per_token,
             max_context_tokens=spec.model.max_context_tokens,
         ),
-        rows=tuple(_row_to_domain(row) for row in spec.rows),
+        rows=tuple(row_to_domain(row) for row in spec.rows),
         link=spec.link or Link.NONE,
         clock_mhz=spec.clock_mhz,
     )
@@ -76,7 +76,8 @@ def lengths_to_domain(inputs: Lengths, outputs: Lengths) -> LengthMix:
     )
 
 
-def _row_to_domain(row: ProfileRowSpec) -> ProfileRow:
+def row_to_domain(row: ProfileRowSpec) -> ProfileRow:
+    """The planner's view of a row."""
     return ProfileRow(
         tensor_parallel=row.tensor_parallel,
         engines_per_gpu=row.engines_per_gpu,

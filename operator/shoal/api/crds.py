@@ -13,7 +13,7 @@ from shoal.api.model_profile import ModelProfile
 from shoal.api.model_service import ModelService
 from shoal.api.schema import make_schema
 
-SCHEMA_REVISION: Final = 1
+SCHEMA_REVISION: Final = 2
 """Raised by every change of a schema. The operator does not write while the served CRD carries a lower one."""
 
 REVISION_ANNOTATION: Final = f"{GROUP}/schema-revision"

@@ -106,6 +106,18 @@ class StepTimes(Shape):
     )
 
 
+class RowEvidence(Shape):
+    """What live traffic said of a learned row, over means of TTFT and ITL."""
+
+    requests: Annotated[float, Field(ge=0, le=1e15)] = Field(description="Requests the step times were learned from.")
+    highest_rate: Annotated[float, Field(ge=0, le=1_000_000)] = Field(
+        description="Highest rate of one engine, in requests per second, at which the SLO was seen to be met."
+    )
+    ttft_ratio: Annotated[float, Field(gt=0, le=10_000)] | None = Field(
+        None, description="Mean TTFT observed over predicted. Default: 1."
+    )
+
+
 class ProfileRowSpec(Shape):
     """One configuration at one mix of lengths. All rates are for one engine while its neighbours carry the same."""
 
@@ -146,6 +158,7 @@ class ProfileRowSpec(Shape):
         None, description="Latency at several rates, the lowest rate first."
     )
     steps: StepTimes | None = Field(None, description="Fitted step times; they carry the row to other lengths.")
+    evidence: RowEvidence | None = Field(None, description="Of a learned row: what live traffic said of it.")
 
 
 class Provenance(Shape):

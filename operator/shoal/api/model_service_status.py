@@ -145,6 +145,21 @@ class RejectedEntry(Shape):
     reason: Sentence = Field(description="Why not, in plain words with numbers.")
 
 
+class LearningEntry(Shape):
+    """The newest window of live traffic beside its prediction (means), and what was learned so far."""
+
+    configuration: Summary = Field(description="The configuration in short.")
+    requests: Annotated[float, Field(ge=0, le=1e15)] = Field(description="Requests compared so far.")
+    credited_rate: Rate | None = Field(None, description="Requests per second that an engine is credited with.")
+    time_ratio: Annotated[float, Field(ge=0, le=1000)] | None = Field(
+        None, description="How many times slower than predicted."
+    )
+    ttft_predicted: Milliseconds | None = Field(None, description="Milliseconds.")
+    ttft_observed: Milliseconds | None = Field(None, description="Milliseconds.")
+    itl_predicted: Milliseconds | None = Field(None, description="Milliseconds.")
+    itl_observed: Milliseconds | None = Field(None, description="Milliseconds.")
+
+
 class ObservedTraffic(Shape):
     """What was measured lately. Live numbers are metrics; this is written at most once a minute."""
 
@@ -236,6 +251,9 @@ class ModelServiceStatus(Shape):
         None, description="Configurations that are not used, and why."
     )
     observed: ObservedTraffic | None = Field(None, description="What was measured lately.")
+    learning: Annotated[tuple[LearningEntry, ...], atomic(4)] | None = Field(
+        None, description="Predicted beside observed latencies, and what was learned."
+    )
     gpus: Annotated[tuple[GPUUse, ...], atomic(64)] | None = Field(
         None, description="GPUs the service holds, the most derated first."
     )

@@ -16,7 +16,7 @@ from rich.text import Text
 from shoal.api.errors import ApiError
 from shoal.api.load import parse_object
 from shoal.api.model_service import ModelService
-from shoal.api.model_service_status import FrontierEntry, ModelServiceStatus, Placed, PlanStatus
+from shoal.api.model_service_status import FrontierEntry, LearningEntry, ModelServiceStatus, Placed, PlanStatus
 from shoal.cli.cluster_reader import ClusterReader, Object, ReadError
 from shoal.cli.offline import LIBRARY
 from shoal.cli.snapshots import OperatorReader
@@ -31,7 +31,18 @@ Exit codes: 0 explained, 1 it could not be read, 2 wrong arguments.
 memories, brakes. For that you need the rights, in its namespace, to create a token of its ServiceAccount
 (serviceaccounts/token), to get its Lease, and to reach its pod through the API server (pods/proxy).
 """
-_JSON_PARTS = ("observedGeneration", "url", "plan", "frontier", "rejected", "conditions", "observed", "gpus", "history")
+_JSON_PARTS = (
+    "observedGeneration",
+    "url",
+    "plan",
+    "frontier",
+    "rejected",
+    "conditions",
+    "observed",
+    "learning",
+    "gpus",
+    "history",
+)
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -138,6 +149,8 @@ def _make_parts(status: ModelServiceStatus) -> Iterator[RenderableType]:
     if status.plan is not None:
         yield from _make_plan(status.plan)
         yield _make_latencies(status)
+    if status.learning:
+        yield _make_learning(status.learning)
     if status.frontier:
         yield _make_frontier(status.frontier)
     if status.rejected:
@@ -180,6 +193,33 @@ def _make_latencies(status: ModelServiceStatus) -> RenderableType:
         numbers = (seen.ttft_milliseconds, seen.itl_milliseconds, seen.requests_per_second)
         rows.append((f"observed (mean) at {seen.at}", *map(_number, numbers), ""))
     return _make_table("Latency", ("", "TTFT ms", "ITL ms", "req/s", "utilization"), rows)
+
+
+def _make_learning(entries: Sequence[LearningEntry]) -> RenderableType:
+    rows = (
+        (
+            entry.configuration,
+            f"{entry.requests:,.0f}",
+            _number(entry.credited_rate),
+            _number(entry.ttft_predicted),
+            _number(entry.ttft_observed),
+            _number(entry.itl_predicted),
+            _number(entry.itl_observed),
+            _number(entry.time_ratio),
+        )
+        for entry in entries
+    )
+    headings = (
+        "configuration",
+        "requests",
+        "credited req/s",
+        "TTFT predicted",
+        "observed",
+        "ITL predicted",
+        "observed",
+        "times slower",
+    )
+    return _make_table("Predicted beside observed (means of the last minute, ms)", headings, rows)
 
 
 def _make_frontier(entries: Sequence[FrontierEntry]) -> RenderableType:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from shoal.reconciler.cluster import Cluster, Object, Place
 from shoal.reconciler.errors import ClusterError
 from shoal.reconciler.items import make_item
-from shoal.reconciler.kinds import DEPLOYMENT, GPU_POOL, MODEL_SERVICE
+from shoal.reconciler.kinds import DEPLOYMENT, GPU_POOL, MODEL_PROFILE, MODEL_SERVICE
 from shoal.reconciler.store import Store
 from shoal.reconciler.workqueue import RequeueError
 from shoal.render.names import MANAGER, SCALE_MANAGER, is_controlled_by, selector_text, short_hash
@@ -29,6 +29,7 @@ SERVICES: Final = Place("", "v1", "services", "Service")
 PODS: Final = Place("", "v1", "pods", "Pod")
 EVENTS: Final = Place("", "v1", "events", "Event")
 MODEL_SERVICES: Final = Place("shoal.dev", "v1alpha1", "modelservices", "ModelService")
+PROFILES: Final = Place("shoal.dev", "v1alpha1", "modelprofiles", "ModelProfile")
 POOLS: Final = Place("shoal.dev", "v1alpha1", "gpupools", "GPUPool", namespaced=False)
 PLACES: Final = {place.kind: place for place in (DEPLOYMENTS, TEMPLATES, BUDGETS, SERVICES)}
 
@@ -100,6 +101,13 @@ class Writer:
             return
         await self._cluster.apply(place, body, manager=MANAGER, force=True)
         self._applied[key] = wanted
+
+    async def save_profile(self, body: Mapping[str, Any], owner: str) -> None:
+        """Apply a ModelProfile that a ModelService learned, unless one of this name is somebody else's."""
+        metadata = body["metadata"]
+        await self._get_own(PROFILES, metadata["namespace"], metadata["name"], owner)
+        made = await self._cluster.apply(PROFILES, body, manager=MANAGER, force=True)
+        self._store.put(MODEL_PROFILE, make_item(MODEL_PROFILE, made))
 
     async def delete_own(self, place: Place, namespace: str, name: str, owner: str) -> None:
         """Delete an object if it is there and ours."""

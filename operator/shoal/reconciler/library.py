@@ -17,6 +17,7 @@ from shoal.domain.profile import Profile
 from shoal.reconciler.items import Item, Kind
 from shoal.reconciler.kinds import ENGINE_CLASS, GPU_POOL, MODEL_PROFILE, Custom
 from shoal.reconciler.store import Store
+from shoal.render.names import LABEL_MANAGED_BY, MANAGER
 
 R = TypeVar("R", bound=Resource)
 _Version = tuple[int, Mapping[str, str]]
@@ -45,14 +46,23 @@ class Library:
         return None if isinstance(found, ApiError) else found
 
     def profiles(self) -> dict[str, list[Profile]]:
-        """Readable profiles by namespace."""
+        """Readable profiles by namespace, but for those that a ModelService learned: they count for it alone."""
         found: dict[str, list[Profile]] = {}
         for item, resource in self._all(MODEL_PROFILE, ModelProfile):
+            if _is_learned(item):
+                continue
             known = self._profiles.get(item.uid)
             if known is None or known[0] != item.generation:
                 known = self._profiles[item.uid] = (item.generation, profile_to_domain(resource))
             found.setdefault(item.namespace or "", []).append(known[1])
         return found
+
+    def learned_profiles(self, service: Item[Custom]) -> list[ModelProfile]:
+        """What a ModelService has learned: the profiles that it controls."""
+        items = self._store.of_service(MODEL_PROFILE, service.namespace or "", service.name)
+        own = [item for item in items if _is_learned(item) and item.owner == service.uid and item.deleted_at is None]
+        found = [self._get(ModelProfile, item) for item in sorted(own, key=lambda item: item.name)]
+        return [profile for profile in found if isinstance(profile, ModelProfile)]
 
     def forget(self, uid: str) -> None:
         """Drop what was read of an object that is gone."""
@@ -73,6 +83,10 @@ class Library:
         answer = known[1]
         assert isinstance(answer, model | ApiError)
         return answer
+
+
+def _is_learned(item: Item[Custom]) -> bool:
+    return item.labels.get(LABEL_MANAGED_BY) == MANAGER and item.owner is not None
 
 
 def _parse(model: type[R], item: Item[Custom]) -> R | ApiError:

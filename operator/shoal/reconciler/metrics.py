@@ -10,6 +10,7 @@ from typing import Any
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from shoal.domain.configuration import Placement
 from shoal.reconciler.clock import steady
 from shoal.reconciler.cluster import Cluster
 from shoal.reconciler.inventory import count_orphans
@@ -46,6 +47,48 @@ class OwnMetrics(Collector):
     def collect(self) -> Iterable[Metric]:
         """Every number as it is now."""
         return [number.make() for number in self._numbers]
+
+
+class ResidualMetrics(Collector):
+    """Predicted beside observed latencies of every configuration that runs; what was not told is not there."""
+
+    def __init__(self, plans: PlanLoop) -> None:
+        self._plans = plans
+
+    def collect(self) -> Iterable[Metric]:
+        """As of the last plans."""
+        labels = ("namespace", "service", "pool", "configuration")
+        ratio = GaugeMetricFamily("shoal_residual_time_ratio", "Times slower than predicted.", labels=labels)
+        credited = GaugeMetricFamily("shoal_credited_requests_per_second", "Vouched for per engine.", labels=labels)
+        predicted, observed = (
+            GaugeMetricFamily(name, about, labels=(*labels, "latency"))
+            for name, about in (
+                ("shoal_predicted_latency_seconds", "Mean predicted for the rate of the last minute."),
+                ("shoal_observed_latency_seconds", "Mean of the last minute."),
+            )
+        )
+        for key, planned in self._plans.plans.items():
+            if planned.decision is None:
+                continue
+            for variant in planned.decision.plan.variants:
+                _add(credited, [key.namespace, key.name, *_words(variant.placement)], variant.capacity.credited)
+            for residual in planned.decision.explanation.residuals:
+                values, sample = [key.namespace, key.name, *_words(residual.placement)], residual.sample
+                _add(ratio, values, residual.time_ratio)
+                _add(predicted, [*values, "ttft"], residual.predicted_ttft_ms, 1e-3)
+                _add(predicted, [*values, "itl"], residual.predicted_itl_ms, 1e-3)
+                _add(observed, [*values, "ttft"], sample.ttft_mean_ms, 1e-3)
+                _add(observed, [*values, "itl"], sample.itl_mean_ms, 1e-3)
+        return ratio, credited, predicted, observed
+
+
+def _words(placement: Placement) -> tuple[str, str]:
+    return placement.pool, placement.configuration.shape
+
+
+def _add(family: GaugeMetricFamily, labels: Sequence[str], value: float | None, factor: float = 1.0) -> None:
+    if value is not None:
+        family.add_metric(labels, value * factor)
 
 
 def make_numbers(

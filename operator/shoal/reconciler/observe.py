@@ -18,6 +18,7 @@ from shoal.reconciler.clock import Now
 from shoal.reconciler.inventory import Inventory, OwnedPool, make_inventory
 from shoal.reconciler.items import Item
 from shoal.reconciler.kinds import DEPLOYMENT, MODEL_SERVICE, NAMESPACE, Custom, Pod
+from shoal.reconciler.lessons import Lessons
 from shoal.reconciler.library import Library
 from shoal.reconciler.observe_replicas import Measurements, find_failures, observe_variants, own_variants
 from shoal.reconciler.planloop import View
@@ -82,12 +83,13 @@ class Observer:
         telemetry: Telemetry,
         foreign: ForeignPods,
         startups: Startups,
+        lessons: Lessons,
         operator_namespace: str,
         brakes: Brakes,
         now: Now,
     ) -> None:
         self._store, self._library, self._telemetry = store, library, telemetry
-        self._foreign, self._startups = foreign, startups
+        self._foreign, self._startups, self._lessons = foreign, startups, lessons
         self._namespace, self._brakes, self._now = operator_namespace, brakes, now
         self._identities: dict[tuple[object, ...], str] = {}
         self.inventory = Inventory()
@@ -167,6 +169,7 @@ class Observer:
             running=tuple(self._judge(variant, wish, world) for variant in running),
             load=self._telemetry.load_of(wish.service.key),
             memory=replace(remembered, startup_p90_seconds=startup),
+            learned=self._lessons.of(wish.item),
         )
 
     def _judge(self, variant: RunningVariant, wish: _Wish, world: _World) -> RunningVariant:

@@ -12,7 +12,8 @@ from typing import Any, Final
 from kubernetes.aio.leaderelection.resourcelock.leaselock import LeaseLock
 from prometheus_client import CollectorRegistry
 
-from shoal.domain.service import ServiceKey
+from shoal.domain.plan import Decision
+from shoal.domain.service import Memory, Service, ServiceKey
 from shoal.domain.snapshot import Brakes
 from shoal.planner.decide import decide
 from shoal.planner.groups import partition
@@ -24,11 +25,13 @@ from shoal.reconciler.dirt import Dirt
 from shoal.reconciler.errors import ClusterError
 from shoal.reconciler.health import find_illness, find_unreadiness
 from shoal.reconciler.items import Item, Kind
+from shoal.reconciler.keeper import Keeper
 from shoal.reconciler.keys import Key, is_of_kind, is_replica_changed, is_wish_changed, service_of
-from shoal.reconciler.kinds import CUSTOM, MODEL_SERVICE, POD
+from shoal.reconciler.kinds import CUSTOM, MODEL_PROFILE, MODEL_SERVICE, POD
 from shoal.reconciler.leader import Elector, Guard
+from shoal.reconciler.lessons import Lessons
 from shoal.reconciler.library import Library
-from shoal.reconciler.metrics import OwnMetrics, make_numbers
+from shoal.reconciler.metrics import OwnMetrics, ResidualMetrics, make_numbers
 from shoal.reconciler.observe import Observer
 from shoal.reconciler.planloop import PlanLoop, Planned
 from shoal.reconciler.reconcile import Reconciler
@@ -82,6 +85,7 @@ class Operator:
             self.source, tick_seconds=settings.planning_interval, counts_per_tick=_COUNTS, clock=steady
         )
         self.startups = Startups()
+        self.lessons = Lessons(self.library)
         self.ads = AdsServer(f"{_bracket(settings.bind_address)}:{settings.xds_port}")
         self.routes = Routes(self.store, self.ads)
         lock = LeaseLock(LEASE_NAME, settings.namespace, settings.identity, cluster.api_client)
@@ -92,6 +96,7 @@ class Operator:
             telemetry=self.collector,
             foreign=self.resync,
             startups=self.startups,
+            lessons=self.lessons,
             operator_namespace=settings.namespace,
             brakes=Brakes(settings.paused, settings.max_concurrent_moves, settings.shrink_after),
             now=self.now,
@@ -100,17 +105,19 @@ class Operator:
             observe=self.observer.observe,
             partition=partition,
             decide=decide,
-            remember=remember,
+            remember=self._remember,
             on_change=self.queue.add,
             told_of=self._told_of,
             interval=_LATEST_ROUND * settings.planning_interval,
         )
+        writer = Writer(cluster, self.store)
         self.reconciler = Reconciler(
-            writer=Writer(cluster, self.store),
+            writer=writer,
             store=self.store,
             library=self.library,
             observer=self.observer,
             telemetry=self.collector,
+            keeper=Keeper(writer, self.store, self.lessons),
             plan_of=self._plan_of,
             later=self.queue.add_after,
             router=_make_router_settings(settings),
@@ -175,10 +182,13 @@ class Operator:
         if change.new is not None or not is_of_kind(change, *CUSTOM):
             return
         self.library.forget(change.item.uid)
+        if is_of_kind(change, MODEL_PROFILE) and change.item.owner is not None:
+            self.lessons.forget(change.item.owner)
         key = service_of(change) if is_of_kind(change, MODEL_SERVICE) else None
         if key is not None:
             self.reconciler.forget(change.item)
             self.startups.forget(key)
+            self.lessons.forget(change.item.uid)
             self.queue.forget(key)
 
     def _deliver(self, kind: Kind[Any], event: str | None, item: Item[Any]) -> None:
@@ -252,6 +262,7 @@ class Operator:
             await self.resync.listed.wait()
             await self._schemas_fit.wait()
             self.plans.reset()
+            self.lessons.reset()
             self.dirt.mark_everything()
             tasks = [asyncio.create_task(self.plans.run(), name="plans")]
             for number in range(self.settings.workers):
@@ -268,6 +279,11 @@ class Operator:
     def _told_of(self, key: ServiceKey) -> Mapping[str, float]:
         item = self.store.get(MODEL_SERVICE, key.namespace, key.name)
         return read_deratings((item.body.raw.get("status") or {}) if item else {})
+
+    def _remember(self, service: Service, decision: Decision, at: float) -> Memory:
+        """What the next decision shall know of this one."""
+        self.lessons.learn(service, decision, at)
+        return remember(service, decision, at)
 
     def _plan_of(self, key: ServiceKey) -> Planned | None:
         return self.plans.plans.get(key)
@@ -299,6 +315,7 @@ class Operator:
         )
         registry.register(OwnMetrics(numbers))
         registry.register(TrafficMetrics(self.collector))
+        registry.register(ResidualMetrics(self.plans))
         registry.register(AdsMetrics(self.ads))
         return registry
 

@@ -18,6 +18,7 @@ from shoal.reconciler.clock import Now, steady
 from shoal.reconciler.errors import ClusterError
 from shoal.reconciler.heat import describe_heat
 from shoal.reconciler.items import Item
+from shoal.reconciler.keeper import Keeper
 from shoal.reconciler.keys import Key, PoolKey, RouterKey
 from shoal.reconciler.kinds import DEPLOYMENT, GPU_POOL, MODEL_SERVICE, Custom
 from shoal.reconciler.leader import NotLeaderError
@@ -69,6 +70,7 @@ class _Progress:
     problems: list[Problem]
     retry: ClusterError | None = None
     again: RequeueError | None = None
+    unkept: str = ""  # why what was learned could not be kept
 
 
 class Reconciler:
@@ -82,6 +84,7 @@ class Reconciler:
         library: Library,
         observer: Observer,
         telemetry: Telemetry,
+        keeper: Keeper,
         plan_of: Callable[[ServiceKey], Planned | None],
         later: Callable[[Key, float], None],
         router: RouterSettings | None,
@@ -89,6 +92,7 @@ class Reconciler:
     ) -> None:
         self._writer, self._store, self._library = writer, store, library
         self._observer, self._telemetry, self._plan_of = observer, telemetry, plan_of
+        self._keeper = keeper
         self._later, self._router, self._now = later, router, now
         self._ensured: dict[str, tuple[int, float]] = {}  # UID -> generation, when
         self._router_taken: dict[str, ObjectOutcome] = {}  # namespace -> what stands in the router's place
@@ -111,6 +115,7 @@ class Reconciler:
     def forget(self, item: Item[Custom]) -> None:
         """Drop what was remembered of a ModelService that is gone."""
         self._ensured.pop(item.uid, None)
+        self._keeper.forget(item.uid)
         self._writer.forget(item.namespace or "", (budget_name(item.name), engines_service_name(item.name)))
 
     # -- ModelServices ---------------------------------------------------------------------------------------------
@@ -140,6 +145,7 @@ class Reconciler:
             await self._attempt(progress, DEPLOYMENTS.kind, *self._prepare(item, resource, service, step, progress))
         await self._ensure_companions(item, resource, progress)
         await self._prune(item, service, decision, progress)
+        progress.unkept = await self._keeper.keep(item, resource, service)
 
     def _prepare(
         self, item: Item[Custom], resource: ModelService, service: Service, step: Step, progress: _Progress
@@ -284,6 +290,7 @@ class Reconciler:
             problems=tuple(progress.problems),
             failures=planned.failures,
             silent=self._telemetry.silent_of(key),
+            unkept=progress.unkept,
             heat=describe_heat(service, self._observer.readings_of) if service else {},
         )
 

@@ -36,6 +36,7 @@ def _steps() -> Iterator[Callable[[Status], Status]]:
     yield _clip_messages(400)
     yield _keep("gpus", 4)
     yield _keep("rejected", 0)
+    yield _drop("learning")
     yield _keep("frontier", 0)
     yield _keep("history", 2)
     yield _clip_messages(160)

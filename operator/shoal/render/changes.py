@@ -41,7 +41,7 @@ def should_write(old: Mapping[str, Any] | None, new: Mapping[str, Any], now: flo
         return True
     if has_heat_changed(read_deratings(old), read_deratings(new)):
         return True
-    return now - _written_at(old) >= MEASUREMENT_SECONDS and not _is_close(old, new)
+    return now - _written_at(old) >= MEASUREMENT_SECONDS and not is_close(old, new)
 
 
 def _essence(status: Mapping[str, Any]) -> dict[str, Any]:
@@ -65,13 +65,13 @@ def _written_at(status: Mapping[str, Any]) -> float:
         return 0.0
 
 
-def _is_close(old: Any, new: Any) -> bool:
+def is_close(old: Any, new: Any) -> bool:
     """Equal but for times, and for numbers (in sentences as well) within the tolerance."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         keys = (old.keys() | new.keys()).difference(_TIMES)
-        return all(key in old and key in new and _is_close(old[key], new[key]) for key in keys)
+        return all(key in old and key in new and is_close(old[key], new[key]) for key in keys)
     if isinstance(old, list) and isinstance(new, list):
-        return len(old) == len(new) and all(map(_is_close, old, new))
+        return len(old) == len(new) and all(map(is_close, old, new))
     if isinstance(old, str) and isinstance(new, str):
         old, new = _DURATION.sub("", old), _DURATION.sub("", new)
         return _NUMBER.sub("", old) == _NUMBER.sub("", new) and all(

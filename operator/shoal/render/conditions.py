@@ -40,6 +40,7 @@ from typing import Any, Final, Literal
 from shoal.domain.plan import Hold, Infeasible
 from shoal.domain.reasons import Binding, HoldReason, ProfileState
 from shoal.domain.service import Mode
+from shoal.render.profiled import describe_profile
 from shoal.render.reasons import ConditionReason, ConditionType
 from shoal.render.recipe import revision, source_kind
 from shoal.render.report import Report
@@ -272,16 +273,6 @@ def _slo_met(report: Report, before: Mapping[str, Any] | None) -> Verdict:
     }[judgement.missed]
 
 
-_PROFILE_MESSAGES: Final = {
-    ProfileState.MEASURED: "planned from measurements",
-    ProfileState.LEARNED: "planned from what the service's own traffic showed",
-    ProfileState.SIMULATED: "planned from measurements of a simulated engine: true in the simulated world only",
-    ProfileState.ESTIMATED: "no measurement of this model on these GPUs: planned cautiously from an estimate. "
-    "Measure it with `shoal profile`",
-    ProfileState.MISSING: "nothing is known of this model on these GPUs: create a ModelProfile, or measure it with "
-    "`shoal profile`",
-    ProfileState.STALE: "the profile is of another engine version: measure again with `shoal profile`",
-}
 _KNOWN: Final = (ProfileState.MEASURED, ProfileState.LEARNED, ProfileState.SIMULATED)
 
 
@@ -289,9 +280,7 @@ def _profiled(report: Report) -> Verdict:
     if report.decision is None:
         return _NOT_DECIDED
     state = report.decision.explanation.profile
-    used = {v.capacity.profile for v in report.decision.plan.variants if v.capacity.profile}
-    names = f" ({', '.join(sorted(used))})" if used else ""
-    return Verdict("True" if state in _KNOWN else "False", state, _PROFILE_MESSAGES[state] + names)
+    return Verdict("True" if state in _KNOWN else "False", state, describe_profile(report))
 
 
 def _observed(report: Report) -> Verdict:

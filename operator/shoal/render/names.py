@@ -66,6 +66,11 @@ def budget_name(service: str) -> str:
     return f"{service}-shoal"
 
 
+def learned_name(service: str, accelerator: str) -> str:
+    """Name of the ModelProfile that keeps what a ModelService learned on one GPU type."""
+    return f"{service}-learned-{short_hash(accelerator)}"
+
+
 def engines_service_name(service: str) -> str:
     """Name of the Service of a ModelService with `routing: Service`."""
     return f"{service}-engines"

@@ -32,6 +32,7 @@ class Report:
     failures: Mapping[str, str] = field(default_factory=dict)  # pod -> why its engines crash, or it does not start
     silent: tuple[str, ...] = ()  # pods that should have answered and did not
     heat: Mapping[str, str] = field(default_factory=dict)  # pod -> why its GPUs are slow
+    unkept: str = ""  # why what was learned could not be written down
 
     @property
     def running(self) -> tuple[RunningVariant, ...]:

@@ -13,6 +13,7 @@ from shoal.render.budgeted import fit_to_budget
 from shoal.render.conditions import HOT_BELOW, Verdict, Verdicts, judge
 from shoal.render.effective import make_effective
 from shoal.render.names import selector_text, service_selector, service_url
+from shoal.render.profiled import make_learning
 from shoal.render.reasons import ConditionType
 from shoal.render.recipe import is_routed_by_envoy
 from shoal.render.remembered import dump_memory, dump_placed, memory_of
@@ -57,6 +58,8 @@ def make_status(previous: Mapping[str, Any] | None, report: Report) -> Status:
         "observed": _observed(report),
         "gpus": _gpus(report),
     }
+    if learning := make_learning(report):
+        status["learning"] = learning
     return fit_to_budget({**status, **_decided(before, report)})
 
 

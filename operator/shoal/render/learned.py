@@ -1,0 +1,97 @@
+"""What a service learned from its own traffic, as ModelProfiles that belong to it, and back.
+
+They are the operator's own state: labelled and controlled by the ModelService, so that they go with it. Losing one is
+safe, as the estimate counts again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, Final
+
+from shoal.api.convert import profile_from_domain, row_to_domain
+from shoal.api.model_profile import ModelProfile, Provenance
+from shoal.api.model_service import ModelService
+from shoal.domain.configuration import Configuration
+from shoal.domain.live import Evidence, Learned, Lesson, Tally
+from shoal.domain.profile import Profile, Source
+from shoal.domain.service import Service
+from shoal.render.names import LABEL_MODEL_SERVICE, learned_name
+from shoal.render.variant import make_metadata
+
+Object = dict[str, Any]
+
+_NOTES: Final = (
+    "Kept by Shoal from the live traffic of this ModelService, which alone it counts for. A measured profile wins over "
+    "it. Delete it to begin anew: nothing is scaled down by that."
+)
+
+
+def make_learned_profiles(resource: ModelService, service: Service, learned: Iterable[Learned]) -> list[Object]:
+    """One ModelProfile for each GPU type, of the present model and engine version. Trusted rows are not kept here."""
+    by_accelerator: dict[str, list[Learned]] = {}
+    for one in learned:
+        is_present = (one.model, one.engine_version) == (service.model, service.engine.version)
+        if is_present and one.lesson.row is not None and one.lesson.evidence.requests > 0:
+            by_accelerator.setdefault(one.lesson.configuration.accelerator, []).append(one)
+    return [_make_profile(resource, service, name, found) for name, found in sorted(by_accelerator.items())]
+
+
+def read_learned(resource: ModelProfile) -> tuple[Learned, ...]:
+    """What a ModelProfile of ours keeps."""
+    spec = resource.spec
+    found = []
+    for row_spec in spec.rows:
+        if row_spec.evidence is None:
+            continue
+        row, told = row_to_domain(row_spec), row_spec.evidence
+        evidence = Evidence(told.requests, told.highest_rate, told.ttft_ratio or 1.0)
+        configuration = Configuration(
+            spec.accelerator, row.tensor_parallel, row.engines_per_gpu, row.max_num_seqs, row.max_num_batched_tokens
+        )
+        tally = Tally(evidence.requests, log_ttft=math.log(evidence.ttft_ratio), highest_rate=evidence.highest_rate)
+        found.append(Learned(spec.model.name, spec.engine.version, Lesson(configuration, evidence, row), tally))
+    return tuple(found)
+
+
+def _make_profile(resource: ModelService, service: Service, accelerator: str, learned: list[Learned]) -> Object:
+    facts = service.facts
+    assert facts is not None  # nothing is estimated of a model of unknown size
+    name = learned_name(resource.metadata.name, accelerator)
+    ordered = sorted(learned, key=lambda one: one.lesson.configuration)
+    profile = Profile(
+        name=name,
+        namespace=service.key.namespace,
+        model=service.model,
+        accelerator=accelerator,
+        engine=service.engine.name,
+        engine_version=service.engine.version,
+        source=Source.LEARNED,
+        facts=facts,
+        rows=tuple(one.lesson.row for one in ordered if one.lesson.row is not None),
+    )
+    body = profile_from_domain(profile, provenance=Provenance(tool="shoal operator", notes=_NOTES)).to_dict()
+    for row, one in zip(body["spec"]["rows"], ordered, strict=True):
+        evidence = one.lesson.evidence
+        row["evidence"] = {
+            "requests": evidence.requests,
+            "highestRate": evidence.highest_rate,
+            "ttftRatio": evidence.ttft_ratio,
+        }
+    labels = {LABEL_MODEL_SERVICE: resource.metadata.name}
+    return {
+        "apiVersion": body["apiVersion"],
+        "kind": body["kind"],
+        "metadata": make_metadata(resource, name, labels, {}),
+        "spec": _round(body["spec"]),
+    }
+
+
+def _round(value: Any) -> Any:
+    """Four digits: the rest is noise, and a write."""
+    if isinstance(value, dict):
+        return {key: _round(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_round(item) for item in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
