@@ -71,7 +71,7 @@ def test_pods_pass_the_restricted_standard(name: str, release: DevCluster) -> No
 
 
 def test_the_policies_have_no_mistake_the_server_can_see(release: DevCluster) -> None:
-    for name in ("shoal-pods", "shoal-device-taint-rules"):
+    for name in ("shoal-pods", "shoal-device-taint-rules", "shoal-model-profiles"):
         path = f"/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies/{name}"
         status = release.wait_for(path, lambda policy: "typeChecking" in policy.get("status", {}))["status"]
         assert status["typeChecking"] == {}
@@ -89,6 +89,8 @@ ALLOWED = [
     ("events.k8s.io", "events", "create", "team-a"),
     ("shoal.dev", "modelservices/status", "patch", "team-a"),
     ("shoal.dev", "gpupools/status", "patch", None),
+    ("shoal.dev", "modelprofiles", "create", "team-a"),
+    ("shoal.dev", "modelprofiles", "patch", "team-a"),
     ("coordination.k8s.io", "leases", "create", NAMESPACE),
 ]
 DENIED = [
@@ -100,6 +102,8 @@ DENIED = [
     ("apps", "daemonsets", "patch", NAMESPACE),
     ("shoal.dev", "modelservices", "patch", "team-a"),
     ("shoal.dev", "engineclasses", "create", None),
+    ("shoal.dev", "modelprofiles", "delete", "team-a"),
+    ("shoal.dev", "modelprofiles", "update", "team-a"),
     ("coordination.k8s.io", "leases", "update", "kube-system"),
     ("apiextensions.k8s.io", "customresourcedefinitions", "list", None),
     ("rbac.authorization.k8s.io", "clusterroles", "escalate", None),
@@ -284,6 +288,82 @@ def test_rules_of_others_are_safe_from_the_operator(release: DevCluster) -> None
     release.request("POST", TAINTS, rule)
     with pytest.raises(ApiError, match="carries the label"):
         _as_operator(release, "DELETE", f"{TAINTS}/shoal-looks-like-ours", None)
+
+
+PROFILES = "/apis/shoal.dev/v1alpha1/namespaces/default/modelprofiles"
+LEARNED = {
+    "apiVersion": "shoal.dev/v1alpha1",
+    "kind": "ModelProfile",
+    "metadata": {
+        "name": "chat-learned",
+        "labels": {"app.kubernetes.io/managed-by": "shoal"},
+        "ownerReferences": [
+            {"apiVersion": "shoal.dev/v1alpha1", "kind": "ModelService", "name": "chat", "uid": "1", "controller": True}
+        ],
+    },
+    "spec": {
+        "model": {
+            "name": "acme/m",
+            "parameterCount": 1e9,
+            "weightsBytes": 2e9,
+            "kvBytesPerToken": 1000,
+            "maxContextTokens": 4096,
+        },
+        "accelerator": "NVIDIA-L40S",
+        "engine": {"name": "vllm", "version": "0.33.0"},
+        "source": "Learned",
+        "rows": [
+            {
+                "tensorParallel": 1,
+                "enginesPerGPU": 1,
+                "maxNumSeqs": 256,
+                "maxNumBatchedTokens": 2048,
+                "kvCacheTokens": 10000,
+                "inputTokens": {"mean": 100},
+                "outputTokens": {"mean": 50},
+                "steps": {"alphaMs": 5, "betaMsPerToken": 0.1, "gammaMsPerKVToken": 0.0001},
+                "evidence": {"requests": 200, "highestRate": 3.0},
+            }
+        ],
+    },
+}
+APPLY = "application/apply-patch+yaml"
+FORCE = {"fieldManager": "shoal", "force": "true", "dryRun": "All"}
+
+
+def _changed(part: str, **fields: Any) -> Object:
+    body = copy.deepcopy(LEARNED)
+    body[part] |= fields
+    return body
+
+
+def test_the_operator_may_keep_what_a_service_learned(release: DevCluster) -> None:
+    path = f"{PROFILES}/chat-learned"
+    made = _as_operator(release, "PATCH", path, LEARNED, params=FORCE, content_type=APPLY)
+    assert made["spec"]["rows"][0]["evidence"] == {"requests": 200, "highestRate": 3.0}
+
+
+@pytest.mark.parametrize(
+    ("part", "fields", "message"),
+    [
+        ("spec", {"source": "Measured"}, "only learned profiles"),
+        ("metadata", {"labels": {}}, "carries the label"),
+        ("metadata", {"ownerReferences": []}, "controlled by a ModelService"),
+    ],
+)
+def test_the_operator_may_write_no_other_profile(part: str, fields: Object, message: str, release: DevCluster) -> None:
+    path = f"{PROFILES}/chat-learned"
+    with pytest.raises(ApiError, match=message):
+        _as_operator(release, "PATCH", path, _changed(part, **fields), params=FORCE, content_type=APPLY)
+
+
+def test_profiles_of_others_are_safe_from_the_operator(release: DevCluster) -> None:
+    theirs = _changed("metadata", name="measured", labels={}, ownerReferences=[])
+    theirs["spec"]["source"] = "Measured"
+    release.apply(theirs, namespace="default")
+    ours = _changed("metadata", name="measured")
+    with pytest.raises(ApiError, match="did not make"):
+        _as_operator(release, "PATCH", f"{PROFILES}/measured", ours, params=FORCE, content_type=APPLY)
 
 
 def test_every_manifest_is_accepted_by_a_dry_run(release: DevCluster) -> None:
