@@ -5,8 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
+class _HashedOnce:
+    """Remembers its hash: these are the keys of the planner, looked up hundreds of times in each decision."""
+
+    __slots__ = ("_hash",)
+    _hash: int
+
+    def __hash__(self) -> int:
+        try:
+            return self._hash
+        except AttributeError:
+            object.__setattr__(self, "_hash", hash(self._key()))
+            return self._hash
+
+    def _key(self) -> tuple[object, ...]:
+        raise NotImplementedError
+
+
 @dataclass(frozen=True, slots=True, order=True)
-class Configuration:
+class Configuration(_HashedOnce):
     """One point of choice of the planner.
 
     `accelerator` is the product name with dashes (`NVIDIA-H100-80GB-HBM3`). A replica is `tensor_parallel` GPUs with
@@ -29,6 +46,12 @@ class Configuration:
         if self.tensor_parallel > 1 and self.engines_per_gpu > 1:
             raise ValueError(f"an engine over several GPUs cannot share them with other engines: {self}")
 
+    __hash__ = _HashedOnce.__hash__
+
+    def _key(self) -> tuple[object, ...]:
+        shape = self.tensor_parallel, self.engines_per_gpu
+        return self.accelerator, *shape, self.max_num_seqs, self.max_num_batched_tokens
+
     @property
     def gpus_per_replica(self) -> int:
         """GPUs one replica (one pod) occupies."""
@@ -50,11 +73,16 @@ class Configuration:
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Placement:
+class Placement(_HashedOnce):
     """A configuration in one pool: what a variant is made from."""
 
     pool: str
     configuration: Configuration
+
+    __hash__ = _HashedOnce.__hash__
+
+    def _key(self) -> tuple[object, ...]:
+        return self.pool, self.configuration
 
     def __str__(self) -> str:
         return f"{self.pool} {self.configuration.shape}"

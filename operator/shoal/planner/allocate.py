@@ -36,12 +36,12 @@ class Allocation:
 
 def allocate(assessments: Sequence[Assessment], world: World) -> Allocation:
     """The targets of all services; `assessments` are in the order in which they are served."""
-    book = Book(assessments, world)
     active = [assessment for assessment in assessments if not keeps_still(assessment)]
+    book = Book.with_present(assessments, world) or _trimmed(assessments, active, world)
     if _choose_apart(book, active):
         cost = sum(_money(book.choices[a.service.key], a) for a in active)
         return Allocation(book.choices, book.rooms, Quality(cost, cost, exact=True))
-    shared = Book(assessments, world, book.floors)
+    shared = Book.with_floors(assessments, world)
     shared.moving = book.moving
     for assessment in assessments:
         if keeps_still(assessment):
@@ -51,10 +51,16 @@ def allocate(assessments: Sequence[Assessment], world: World) -> Allocation:
     return Allocation(shared.choices, shared.rooms, quality)
 
 
-def _choose_apart(book: Book, active: Sequence[Assessment]) -> bool:
-    """Everybody's own best target beside what the others have; whether these are enough and fit together."""
+def _trimmed(assessments: Sequence[Assessment], active: Sequence[Assessment], world: World) -> Book:
+    """What everybody has as far as it still fits, in their order; floors first."""
+    book = Book.with_floors(assessments, world)
     for assessment in active:
         book.reserve_present(assessment)
+    return book
+
+
+def _choose_apart(book: Book, active: Sequence[Assessment]) -> bool:
+    """Everybody's own best target beside what the others have; whether these are enough and fit together."""
     for assessment in book.assessments:
         book.choose(assessment)
     new = [a for a in active if _is_open(book.choices[a.service.key], a)]

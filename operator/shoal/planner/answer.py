@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from shoal.domain.configuration import Placement
@@ -22,7 +22,7 @@ from shoal.domain.plan import (
 )
 from shoal.domain.pool import Pool
 from shoal.domain.reasons import Binding, HoldReason, ProfileState, Rejection
-from shoal.domain.service import Mode, RequiredProfile
+from shoal.domain.service import Mode, RequiredProfile, ServiceKey
 from shoal.planner import explain
 from shoal.planner.assess import Assessment
 from shoal.planner.frontier import frontier_of
@@ -36,15 +36,31 @@ UNKNOWN = Capacity(0.0, 0.0, None, None, 0.0, ProfileState.MISSING, None, "unkno
 NO_DEMAND = Demand(rate=0.0, forecast=0.0, standard_error=0.0, slope=0.0, window_seconds=0.0, observed=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """GPUs of one pool that a service shall have."""
+
+    service: ServiceKey
+    priority: int
+    gpus: int
+
+
 @dataclass(frozen=True)
 class Outcome:
-    """All that was found out about one service. `contested`: pools in which services of higher priority have a part."""
+    """All that was found out about one service. `holders`: who has GPUs of each pool, the highest priority first."""
 
     assessment: Assessment
     choice: Choice
     room: Room
     rollout: Rollout
-    contested: frozenset[str]
+    holders: Mapping[str, Sequence[Holding]]
+
+    @property
+    def preferred(self) -> list[Holding]:
+        """What services of higher priority have in the pools this one may use, the highest first."""
+        own = self.assessment.priority
+        found = [h for name in self.assessment.pools for h in self.holders.get(name, ()) if h.priority > own]
+        return sorted(found, key=lambda h: (-h.priority, -h.gpus, h.service))
 
     @property
     def carried(self) -> float:
@@ -187,10 +203,11 @@ def _not_taken(outcome: Outcome) -> list[RejectedOption]:
     chosen = total_cost({p: n for p, n in choice.counts.items() if p in assessment.fleets}, assessment.fleets)
     cheaper = choice.cheaper.counts if choice.cheaper else {}
     rejected = []
-    for placement, fleet in sorted(assessment.fleets.items()):
+    full = outcome.room.without_any(assessment.fleets)
+    for placement, fleet in assessment.fleets.items():
         if choice.counts.get(placement):
             continue
-        if outcome.room.most(placement, {}) == 0:
+        if placement in full:
             verdict = Rejection.NO_STOCK, "no GPU is left for it"
         elif placement in cheaper and choice.cheaper:
             verdict = (
@@ -235,7 +252,7 @@ def _shortage(outcome: Outcome) -> Binding:
         by_quota = by_quota or pool_room.quota - used < smallest <= pool_room.stock - used
     if by_quota:
         return Binding.QUOTA
-    return Binding.PRIORITY if outcome.contested & set(assessment.pools) else Binding.STOCK
+    return Binding.PRIORITY if outcome.preferred else Binding.STOCK
 
 
 def _obstacle(assessment: Assessment) -> Binding:

@@ -19,7 +19,7 @@ from shoal.domain.snapshot import Snapshot
 from shoal.planner.checks import Needs
 from shoal.planner.demand import declared_demand, is_fresh, observed_demand
 from shoal.planner.estimate import DEFAULT_MAX_NUM_BATCHED_TOKENS, DEFAULT_MAX_NUM_SEQS
-from shoal.planner.frontier import Option, Survey, survey_pool
+from shoal.planner.frontier import BarePool, Option, Survey, arrange, make_bare, survey_bare
 from shoal.planner.ledger import Ledger
 from shoal.planner.lengths import lengths_for
 from shoal.planner.residual import compare_all, is_slower
@@ -40,6 +40,7 @@ class World:
     snapshot: Snapshot
     pools: Mapping[str, Pool]
     profiles: Mapping[str, tuple[Profile, ...]]  # by model
+    bare: Mapping[str, BarePool]
 
     @property
     def now(self) -> float:
@@ -100,6 +101,7 @@ def make_world(snapshot: Snapshot) -> World:
         snapshot,
         {pool.name: pool for pool in snapshot.pools},
         {model: tuple(found) for model, found in profiles.items()},
+        {pool.name: make_bare(pool) for pool in snapshot.pools},
     )
 
 
@@ -255,6 +257,7 @@ def _objective(service: Service) -> Objective:
 def _survey(needs: Needs, service: Service, world: World, present: Counts, pools: Iterable[str]) -> list[Survey]:
     """What every pool offers. What runs, is decided, or is asked for by hand may go on with an estimate."""
     surveys = []
+    profiles = _profiles(service, world)
     for name in pools:
         pool = world.pools[name]
         kept = {placement.configuration for placement in present if placement.pool == name}
@@ -262,7 +265,7 @@ def _survey(needs: Needs, service: Service, world: World, present: Counts, pools
         if manual is not None:
             kept.add(manual)
         own = replace(needs, kept=tuple(sorted(kept))) if kept else needs
-        surveys.append(survey_pool(own, pool, _profiles(service, world)))
+        surveys.append(survey_bare(own, world.bare[name], profiles))
     return surveys
 
 
@@ -288,8 +291,12 @@ def _fleets(service: Service, surveys: Sequence[Survey]) -> dict[Placement, Flee
     for variant in service.running:
         if not variant.outdated:
             running.setdefault(variant.placement, []).extend(variant.replicas)
-    options = [option for survey in surveys for option in survey.options]
-    return {option.placement: make_fleet(option, running.get(option.placement, ())) for option in options}
+    return {
+        option.placement: make_fleet(option, running[option.placement])
+        if option.placement in running
+        else Fleet(option)
+        for option in arrange(surveys)
+    }
 
 
 def _effective_priority(service: Service, pools: Sequence[Pool]) -> int:

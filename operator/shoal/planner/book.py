@@ -17,19 +17,37 @@ from shoal.planner.stabilise import Change, Choice, Situation, choose_target
 
 
 class Book:
-    """The ledger with what is frozen and everybody's floor, and the choices made. `floors`: those of another book."""
+    """The ledger with what is frozen and everybody's floor, and the choices made."""
 
-    def __init__(
-        self, assessments: Sequence[Assessment], world: World, floors: Mapping[ServiceKey, Counts] | None = None
-    ) -> None:
+    def __init__(self, assessments: Sequence[Assessment], world: World) -> None:
         self.assessments, self.world = assessments, world
         self.held = _held(assessments)
         self.ledger = Ledger(world.pools.values(), self.held)
-        self.floors: dict[ServiceKey, Counts] = dict(floors or {})
         self.choices: dict[ServiceKey, Choice] = {}
         self.rooms: dict[ServiceKey, Room] = {}
         self.moving = sum(a.moving and bool(a.present) for a in assessments)
-        self._reserve_frozen_and_floors()
+
+    @classmethod
+    def with_floors(cls, assessments: Sequence[Assessment], world: World) -> Book:
+        """What is frozen, and everybody's floor."""
+        book = cls(assessments, world)
+        book._reserve_frozen_and_floors()
+        return book
+
+    @classmethod
+    def with_present(cls, assessments: Sequence[Assessment], world: World) -> Book | None:
+        """What is frozen, and what everybody has; None when that is more than there is."""
+        book = cls(assessments, world)
+        for assessment in assessments:
+            if keeps_still(assessment):
+                book.ledger.reserve(assessment.service.key, peak_uses(assessment.service.running))
+                continue
+            usable = {p: n for p, n in assessment.present.items() if p in assessment.fleets}
+            limit = assessment.service.limits.max_gpus
+            if limit is not None and total_gpus(usable) > limit:
+                return None
+            book.reserve(assessment, usable)
+        return None if book.ledger.overdrawn else book
 
     def room(self, assessment: Assessment) -> Room:
         """What a service may hold in all beside what is written down for the others."""
@@ -71,9 +89,7 @@ class Book:
         for assessment in self.assessments:
             key = assessment.service.key
             if not keeps_still(assessment) and not self.ledger.held(key):
-                if key not in self.floors:
-                    self.floors[key] = _floor(assessment, self.room(assessment))
-                self.reserve(assessment, self.floors[key])
+                self.reserve(assessment, _floor(assessment, self.room(assessment)))
 
 
 def write_down(book: Book, active: Sequence[Assessment]) -> list[Assessment]:

@@ -12,12 +12,12 @@ from shoal.domain.plan import Decision, PlanSet
 from shoal.domain.service import Mode, Service, ServiceKey
 from shoal.domain.snapshot import Snapshot
 from shoal.planner.allocate import allocate
-from shoal.planner.answer import Outcome, make_decision
+from shoal.planner.answer import Holding, Outcome, make_decision
 from shoal.planner.assess import Assessment, World, assess, make_world
 from shoal.planner.book import keeps_still
 from shoal.planner.demand import rate_now
 from shoal.planner.ledger import Ledger
-from shoal.planner.rollout import Rollout, next_steps, peak_uses, standing_still
+from shoal.planner.rollout import Rollout, is_there, next_steps, peak_uses, standing_still
 from shoal.planner.stabilise import Choice
 
 
@@ -28,12 +28,11 @@ def decide(snapshot: Snapshot) -> PlanSet:
     allocation = allocate(assessments, world)
     choices, rooms = allocation.choices, allocation.rooms
     rollouts = _roll_out_all(assessments, choices, world)
+    holders = _holders(assessments, choices)
     decisions: dict[ServiceKey, Decision] = {}
     for assessment in assessments:
         key = assessment.service.key
-        outcome = Outcome(
-            assessment, choices[key], rooms[key], rollouts[key], _contested(assessment, assessments, choices)
-        )
+        outcome = Outcome(assessment, choices[key], rooms[key], rollouts[key], holders)
         decisions[key] = make_decision(outcome, world.pools)
     return PlanSet(at=snapshot.now, decisions=decisions, quality=allocation.quality)
 
@@ -52,6 +51,10 @@ def _roll_out_all(
         if keeps_still(assessment) or (not counts and not _is_emptied(service)):
             rollouts[service.key] = Rollout(standing_still(service.running))
             continue
+        excess = _excess(ledger, assessment, world)
+        if excess <= 0 and is_there(service.running, counts):
+            rollouts[service.key] = Rollout(standing_still(service.running))
+            continue
         pools = {*assessment.pools, *(placement.pool for placement in counts)}
         limit = service.limits.max_gpus
         rollout = next_steps(
@@ -61,7 +64,7 @@ def _roll_out_all(
             ledger.room(service.key, pools, limit=limit, beside_own=True),
             load=_load(assessment),
             least=assessment.least,
-            excess_gpus=_excess(ledger, assessment, world),
+            excess_gpus=excess,
         )
         rollouts[service.key] = rollout
         ledger.reserve(service.key, peak_uses(service.running, rollout.steps))
@@ -90,13 +93,13 @@ def _excess(ledger: Ledger, assessment: Assessment, world: World) -> int:
     return max(over)
 
 
-def _contested(
-    assessment: Assessment, assessments: Iterable[Assessment], choices: Mapping[ServiceKey, Choice]
-) -> frozenset[str]:
-    """Pools in which services of higher priority have a part."""
-    return frozenset(
-        placement.pool
-        for other in assessments
-        if other.priority > assessment.priority
-        for placement in choices[other.service.key].counts
-    )
+def _holders(assessments: Iterable[Assessment], choices: Mapping[ServiceKey, Choice]) -> dict[str, list[Holding]]:
+    """Who shall have GPUs of each pool; assessments are in the order of priority."""
+    holders: dict[str, list[Holding]] = {}
+    for assessment in assessments:
+        key = assessment.service.key
+        for placement, count in choices[key].counts.items():
+            gpus = count * placement.configuration.gpus_per_replica
+            if gpus:
+                holders.setdefault(placement.pool, []).append(Holding(key, assessment.priority, gpus))
+    return holders

@@ -83,7 +83,7 @@ class Survey:
 T = TypeVar("T")
 
 
-class _Same(Generic[T]):
+class Same(Generic[T]):
     """A key by identity: profiles and options are large, and the same objects come back in every decision."""
 
     __slots__ = ("it",)
@@ -95,13 +95,30 @@ class _Same(Generic[T]):
         return id(self.it)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and other.it is self.it
+        return isinstance(other, Same) and other.it is self.it
 
 
 def survey_pool(needs: Needs, pool: Pool, profiles: Iterable[Profile]) -> Survey:
     """All configurations of one pool for one service; `profiles` are those of its model, own namespace first."""
-    stockless = replace(pool, stock=None, admissions=(), max_gpus=None)
-    return _survey(needs, stockless, largest_island(pool), tuple(_Same(profile) for profile in profiles))
+    return survey_bare(needs, make_bare(pool), profiles)
+
+
+@dataclass(frozen=True, slots=True)
+class BarePool:
+    """A pool without what changes from one decision to the next. `island`: GPUs that can serve one engine together."""
+
+    pool: Pool
+    island: int
+
+
+def make_bare(pool: Pool) -> BarePool:
+    """What of a pool configurations depend on."""
+    return BarePool(replace(pool, stock=None, admissions=(), max_gpus=None), largest_island(pool))
+
+
+def survey_bare(needs: Needs, bare: BarePool, profiles: Iterable[Profile]) -> Survey:
+    """The survey of a pool, remembered: it does not depend on rates or on who holds what."""
+    return _survey(needs, bare.pool, bare.island, tuple(Same(profile) for profile in profiles))
 
 
 def largest_island(pool: Pool) -> int:
@@ -109,13 +126,24 @@ def largest_island(pool: Pool) -> int:
     return min(node_size(pool), pool.island_size or node_size(pool))
 
 
+def arrange(surveys: Iterable[Survey]) -> tuple[Option, ...]:
+    """All options of some surveys, in the order of their placements."""
+    return _arrange(tuple(Same(survey) for survey in surveys))
+
+
+@lru_cache(maxsize=8192)
+def _arrange(keys: tuple[Same[Survey], ...]) -> tuple[Option, ...]:
+    options = (option for key in keys for option in key.it.options)
+    return tuple(sorted(options, key=lambda option: option.placement))
+
+
 def frontier_of(options: Iterable[Option]) -> tuple[FrontierPoint, ...]:
     """The options no other one beats on capacity per GPU, latency and cost, best capacity per GPU first."""
-    return _frontier(tuple(_Same(option) for option in options))
+    return _frontier(tuple(Same(option) for option in options))
 
 
 @lru_cache(maxsize=4096)
-def _frontier(keys: tuple[_Same[Option], ...]) -> tuple[FrontierPoint, ...]:
+def _frontier(keys: tuple[Same[Option], ...]) -> tuple[FrontierPoint, ...]:
     merits = [(key.it, _merits(key.it)) for key in keys]
     best = [option for option, own in merits if not any(_beats(other, own) for _, other in merits)]
     best.sort(key=lambda option: (-option.rate / option.gpus, option.placement))
@@ -130,8 +158,8 @@ def _frontier(keys: tuple[_Same[Option], ...]) -> tuple[FrontierPoint, ...]:
     )
 
 
-@lru_cache(maxsize=8192)
-def _survey(needs: Needs, pool: Pool, island: int, keys: tuple[_Same[Profile], ...]) -> Survey:
+@lru_cache(maxsize=16384)
+def _survey(needs: Needs, pool: Pool, island: int, keys: tuple[Same[Profile], ...]) -> Survey:
     profiles = tuple(key.it for key in keys)
     chosen = choose_rows(profiles, pool.accelerator, needs.engine, needs.required, needs.lengths)
     chosen = with_alternatives(chosen, needs.engine, needs.lengths, needs.objective)

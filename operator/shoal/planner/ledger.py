@@ -55,6 +55,8 @@ class PoolRoom:
 
     def most_groups(self, gpus: int) -> int:
         """Replicas of so many linked GPUs that fit when nothing else is taken."""
+        if gpus == 1:
+            return self.groups[0]
         padded = padded_size(gpus)
         return min(free * group // padded for group, free in zip(GROUPS, self.groups, strict=True) if group <= padded)
 
@@ -83,6 +85,19 @@ class Room:
             if group <= padded:
                 most = min(most, (free - busy) * group // padded)
         return max(0, most)
+
+    def without_any(self, placements: Iterable[Placement]) -> set[Placement]:
+        """Those of which not one replica fits into the whole room."""
+        known: dict[tuple[str, int], bool] = {}
+        full = set()
+        for placement in placements:
+            kind = placement.pool, placement.configuration.gpus_per_replica
+            fits = known.get(kind)
+            if fits is None:
+                fits = known[kind] = self.most(placement, {}) > 0
+            if not fits:
+                full.add(placement)
+        return full
 
     def beside(self, taken: Mapping[Placement, int]) -> Room:
         """What is left of this room beside these replicas."""
@@ -159,6 +174,22 @@ class Ledger:
     def is_readable(self, pool: str) -> bool:
         """Whether the pool's GPUs could be listed."""
         return self._books[pool].pool.stock is not None
+
+    @property
+    def overdrawn(self) -> bool:
+        """Whether more is written down than a pool, its linked groups or a quota has. Unreadable pools have nothing."""
+        for book in self._books.values():
+            quotas = [a for a in book.pool.admissions if a.gpu_quota is not None]
+            if any(book.by_namespace[a.namespace] > a.gpu_quota for a in quotas if a.gpu_quota is not None):
+                return True
+            if book.used and (book.pool.stock is None or (book.pool.max_gpus or book.used) < book.used):
+                return True
+            if any(book.islands[node] < gpus for node, gpus in book.pinned.items()):
+                return True
+            floating = [*groups_taken(book.floating), sum(size * count for size, count in book.floating.items())]
+            if any(free < busy for free, busy in zip([*book.groups, book.groups[0]], floating, strict=True)):
+                return True
+        return False
 
     def over_quota(self, key: ServiceKey, pool: str) -> int:
         """GPUs that the service's namespace holds in a pool beyond its quota."""

@@ -90,9 +90,8 @@ def peak_uses(running: Sequence[RunningVariant], steps: Sequence[Step] = ()) -> 
 
 def standing_still(running: Sequence[RunningVariant]) -> tuple[Step, ...]:
     """Steps that change nothing."""
-    return tuple(
-        Step(variant.placement, variant.desired, variant.name) for variant in running if variant.desired or variant.live
-    )
+    alive = sorted((v for v in running if v.desired or v.live), key=lambda v: (v.placement, v.name))
+    return tuple(Step(variant.placement, variant.desired, variant.name) for variant in alive)
 
 
 def is_arrived(running: Sequence[RunningVariant], target: Mapping[Placement, int]) -> bool:
@@ -101,6 +100,13 @@ def is_arrived(running: Sequence[RunningVariant], target: Mapping[Placement, int
     old = [v for v in running if v.outdated and (v.desired or v.live)]
     wanted = {placement: count for placement, count in target.items() if count > 0}
     return not old and {placement: variant.desired for placement, variant in current.items()} == wanted
+
+
+def is_there(running: Sequence[RunningVariant], target: Mapping[Placement, int]) -> bool:
+    """Whether what runs is the target, pod by pod: then there is no step to take."""
+    return is_arrived(running, target) and all(
+        variant.desired == variant.live == variant.ready for variant in running if variant.desired or variant.live
+    )
 
 
 def next_steps(

@@ -35,6 +35,7 @@ from shoal.domain.configuration import Placement
 from shoal.domain.plan import Demand
 from shoal.domain.reasons import HoldReason
 from shoal.domain.service import Memory
+from shoal.planner.bounds import cost_frontier
 from shoal.planner.candidates import move_cost
 from shoal.planner.demand import WINDOW_SECONDS, rate_now, uncertainty
 from shoal.planner.ledger import Room
@@ -287,8 +288,9 @@ def _can_arrive(situation: Situation, choice: Choice, ideal: Sized) -> bool:
 
 def _least_cost(situation: Situation, rate: float) -> float:
     """A bound below any plan's cost: spares the search when nothing could be saved."""
-    options = [fleet.option for fleet in situation.fleets.values()]
-    return max(rate * min(o.cost_of_rate for o in options), situation.least * min(o.cost for o in options))
+    full = situation.room.without_any(situation.fleets)
+    options = [fleet.option for placement, fleet in situation.fleets.items() if placement not in full]
+    return cost_frontier(options).cost(rate, situation.least) if options else 0.0
 
 
 def _overlap_cost(situation: Situation, choice: Choice, ideal: Sized) -> float:
