@@ -35,7 +35,8 @@ anywhere in a planning interval.""",
     "fleet200": """\
 200 ModelServices over two pools, a third of them on either, so that all are planned together. Cold start: everything
 is applied before the operator starts for the first time. Steady state: constant mean rates with Poisson noise.""",
-    "planner-scale": """`decide()` alone, without a cluster: 1,000 services share four pools, each may use 20 configurations. All new: nobody
+    "planner-scale": """\
+`decide()` alone, without a cluster: 1,000 services share four pools, each may use 20 configurations. All new: nobody
 has a target, nothing is remembered from earlier decisions. All dirty: everything runs and every rate becomes half to
 twice what it was. The gap is what a better choice among the same candidate plans could save at most.""",
 }
