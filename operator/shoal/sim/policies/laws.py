@@ -97,12 +97,12 @@ class Brake:
     def _highest(self, now: float, present: int) -> int:
         behaviour = self._behaviour
         start = present - self._changed(now - behaviour.up_period)
-        return max(start + behaviour.up_pods, math.ceil(start * (1 + behaviour.up_share)))
+        return max(start + behaviour.up_pods, math.ceil(start * (1 + behaviour.up_share)), present)
 
     def _lowest(self, now: float, present: int) -> int:
         behaviour = self._behaviour
         start = present - self._changed(now - behaviour.down_period)
-        return min(start - behaviour.down_pods, math.floor(start * (1 - behaviour.down_share)))
+        return min(start - behaviour.down_pods, math.floor(start * (1 - behaviour.down_share)), present)
 
     def _changed(self, since: float) -> int:
         return sum(change for at, change in self._changes if at > since)

@@ -1,0 +1,87 @@
+"""`python -m bench.headtohead [PART ...]`: profiles, tuning, runs, page. What is done already is not done again."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bench.headtohead import scaling
+
+FOLDER = Path(__file__).resolve().parent
+PARTS = ("tune", "scaling", "constant")
+EXIT_CODES = "Exit codes: 0 done, 2 wrong arguments."
+
+
+def main() -> int:
+    """Run the parts named on the command line, or all."""
+    options = _parse()
+    os.environ.setdefault("DYN_LOG", "error")
+    bench = scaling.Bench(
+        yaml.safe_load((FOLDER / "plan.yaml").read_text()), FOLDER / "results", Path(options.cache).resolve()
+    )
+    for engine in bench.plan["engines"]:
+        bench.table(engine)
+    for part in options.parts or PARTS:
+        {"tune": tune, "scaling": run_scaling, "constant": run_constant}[part](bench, options.jobs)
+    return 0
+
+
+def tune(bench: scaling.Bench, processes: int) -> None:
+    """Every grid point on the tuning seeds; the best of each into results/tuned.json."""
+    jobs = [job for job in scaling.tuning_jobs(bench)]
+    rows = scaling.run_all(
+        [(job.key, (bench, "scaling", job)) for job in jobs], bench.results / "tuning.jsonl", processes, say
+    )
+    chosen = scaling.choose_tuned(bench, rows.values())
+    (bench.results / "tuned.json").write_text(json.dumps(chosen, indent=1, sort_keys=True) + "\n")
+
+
+def run_scaling(bench: scaling.Bench, processes: int) -> None:
+    """All policies on the evaluated seeds."""
+    tuned: dict[str, Any] = json.loads((bench.results / "tuned.json").read_text())
+    jobs = scaling.evaluation_jobs(bench, tuned)
+    scaling.run_all(
+        [(job.key, (bench, "scaling", job)) for job in jobs], bench.results / "scaling.jsonl", processes, say
+    )
+
+
+def run_constant(bench: scaling.Bench, processes: int) -> None:
+    """Constant load with noise."""
+    spec = bench.plan["constant"]
+    calls = [
+        (f"constant/{share}/{seed}", (bench, "constant", (share, seed)))
+        for seed in spec["seeds"]
+        for share in spec["rates"]
+    ]
+    scaling.run_all(calls, bench.results / "constant.jsonl", processes, say)
+
+
+_BEGAN = time.monotonic()
+
+
+def say(text: str) -> None:
+    """Progress on standard error."""
+    sys.stderr.write(f"{time.monotonic() - _BEGAN:7.1f} s  {text}\n")
+    sys.stderr.flush()
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.headtohead", description=__doc__, epilog=EXIT_CODES)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; none: all of them")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes at a time")
+    parser.add_argument("--cache", default=".run/headtohead", help="where traces and step times lie between runs")
+    options = parser.parse_args()
+    if unknown := sorted(set(options.parts) - set(PARTS)):
+        parser.error(f"there is no part {', '.join(unknown)}: use {', '.join(PARTS)}")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())
