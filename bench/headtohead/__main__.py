@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from bench.headtohead import scaling
+from bench.machine import read_commit
 
 FOLDER = Path(__file__).resolve().parent
 PARTS = ("tune", "scaling", "constant")
@@ -23,9 +24,8 @@ def main() -> int:
     """Run the parts named on the command line, or all."""
     options = _parse()
     os.environ.setdefault("DYN_LOG", "error")
-    bench = scaling.Bench(
-        yaml.safe_load((FOLDER / "plan.yaml").read_text()), FOLDER / "results", Path(options.cache).resolve()
-    )
+    plan = yaml.safe_load((FOLDER / "plan.yaml").read_text())
+    bench = scaling.Bench(plan, Path(options.results).resolve(), Path(options.cache).resolve(), read_commit())
     for engine in bench.plan["engines"]:
         bench.table(engine)
     for part in options.parts or PARTS:
@@ -77,6 +77,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; none: all of them")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes at a time")
     parser.add_argument("--cache", default=".run/headtohead", help="where traces and step times lie between runs")
+    parser.add_argument("--results", default=str(FOLDER / "results"), help="folder of the results")
     options = parser.parse_args()
     if unknown := sorted(set(options.parts) - set(PARTS)):
         parser.error(f"there is no part {', '.join(unknown)}: use {', '.join(PARTS)}")

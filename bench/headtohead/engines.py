@@ -68,9 +68,7 @@ def aic_session(engine: Engine) -> Any:
 
     if engine.model is None:
         raise ValueError(f"{engine.name} has no model that AIConfigurator knows")
-    return create_session(
-        AIC_BACKEND, engine.system, engine.model, engine.tensor_parallel, backend_version=AIC_VERSION
-    )
+    return create_session(AIC_BACKEND, engine.system, engine.model, engine.tensor_parallel, backend_version=AIC_VERSION)
 
 
 def _write_timings(engine: Engine, path: Path) -> None:

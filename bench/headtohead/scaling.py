@@ -47,6 +47,7 @@ class Bench:
     plan: Plan
     results: Path
     cache: Path
+    commit: str = "unknown"
 
     def engine(self, name: str) -> Engine:
         """An engine of the plan."""
@@ -84,7 +85,7 @@ def trace_of(bench: Bench, job: Job) -> Trace:
 def evaluate(bench: Bench, job: Job) -> dict[str, Any]:
     """Run a job."""
     run = _run(bench, job, trace_of(bench, job))
-    return {"key": job.key, **_fields(job), **run.to_dict()}
+    return {"key": job.key, **_fields(job), **run.to_dict(), "commit": bench.commit}
 
 
 def _run(bench: Bench, job: Job, trace: Trace) -> Run:
@@ -117,19 +118,25 @@ def evaluate_constant(bench: Bench, share: float, seed: int) -> dict[str, Any]:
     shape = make_shape({"pieces": [[spec["seconds"], rate, rate]], "noise": spec["noise"]})
     trace = make_trace(shape, setting.engine.lengths, seed)
     run = simulate(setting, trace, ShoalPolicy(setting, profile, rate), bench.cache)
-    return {"key": f"constant/{share}/{seed}", "share": share, "seed": seed, "start": workers, **run.to_dict()}
+    return {
+        "key": f"constant/{share}/{seed}",
+        "share": share,
+        "seed": seed,
+        "start": workers,
+        **run.to_dict(),
+        "commit": bench.commit,
+    }
 
 
 def tuning_jobs(bench: Bench) -> Iterator[Job]:
     """Shoal and every grid point, on the tuning seeds."""
     for name, engine, router, seed in _places(bench.plan, bench.plan["tuning"]["seeds"]):
-        if router != "round_robin":
+        if router != "round_robin" or name in bench.plan["tuning"]["reuse"]:
             continue
         yield Job(name, engine, router, seed, "shoal")
         for policy, spec in bench.plan["policies"].items():
             for number, options in enumerate(grid_of(spec)):
-                if policy != "keda" or name not in spec.get("limits", {}):
-                    yield Job(name, engine, router, seed, policy, f"grid{number}", json.dumps(options))
+                yield Job(name, engine, router, seed, policy, f"grid{number}", json.dumps(options))
 
 
 def grid_of(spec: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -160,6 +167,11 @@ def choose_tuned(bench: Bench, rows: Iterable[Mapping[str, Any]]) -> dict[str, d
                 continue
             best = pick_tuned([_outcome(row) for row in found], ours, budget)
             chosen[f"{place}/{policy}"] = dict(json.loads(found[best]["options"]))
+    for place, options in list(chosen.items()):
+        scenario, rest = place.split("/", 1)
+        for later, earlier in bench.plan["tuning"]["reuse"].items():
+            if earlier == scenario:
+                chosen[f"{later}/{rest}"] = options
     return chosen
 
 
@@ -171,7 +183,8 @@ def evaluation_jobs(bench: Bench, tuned: Mapping[str, Mapping[str, Any]]) -> lis
             place = Job(name, engine, router, seed, "shoal")
             for policy, spec in bench.plan["policies"].items():
                 jobs += _jobs_of(policy, spec, place, tuned)
-    return sorted(jobs, key=lambda job: (job.policy == "keda", list(bench.plan["scenarios"]).index(job.scenario)))
+    order = list(bench.plan["scenarios"])
+    return sorted(jobs, key=lambda job: (job.policy == "keda", order.index(job.scenario), job.router != "round_robin"))
 
 
 def _jobs_of(policy: str, spec: Mapping[str, Any], place: Job, tuned: Mapping[str, Mapping[str, Any]]) -> list[Job]:
@@ -182,7 +195,9 @@ def _jobs_of(policy: str, spec: Mapping[str, Any], place: Job, tuned: Mapping[st
         return [Job(*where, policy, str(number)) for number in spec["numbers"]]
     if policy == "shoal":
         return [Job(*where, policy)]
-    jobs = [Job(*where, policy, "default", json.dumps(spec["default"]))]
+    jobs = []
+    if place.seed <= int(spec.get("defaultLimits", {}).get(place.scenario, place.seed)):
+        jobs.append(Job(*where, policy, "default", json.dumps(spec["default"])))
     best = tuned.get(f"{place.scenario}/{place.engine}/{policy}")
     if best is not None and dict(best) != spec["default"]:
         jobs.append(Job(*where, policy, "tuned", json.dumps(best)))
@@ -197,6 +212,8 @@ def _places(plan: Plan, seeds: Sequence[int]) -> Iterator[tuple[str, str, str, i
     for name, scenario in plan["scenarios"].items():
         for engine in scenario["engines"]:
             for router in scenario["routers"]:
+                if engine not in scenario.get("routerEngines", {}).get(router, (engine,)):
+                    continue
                 for seed in seeds:
                     yield name, engine, router, seed
 
@@ -216,7 +233,7 @@ def run_all(calls: Sequence[tuple[str, Any]], path: Path, processes: int, say: A
     say(f"{path.name}: {len(done)} done, {len(missing)} to do")
     path.parent.mkdir(parents=True, exist_ok=True)
     with multiprocessing.get_context("spawn").Pool(processes) as pool, path.open("a") as file:
-        for number, row in enumerate(pool.imap(perform, missing), start=1):
+        for number, row in enumerate(pool.imap_unordered(perform, missing), start=1):
             file.write(json.dumps(row) + "\n")
             file.flush()
             done[row["key"]] = row

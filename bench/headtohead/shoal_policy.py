@@ -224,13 +224,9 @@ def make_profile(engine: Engine, table: Mapping[str, Any]) -> Profile:
         max_num_seqs=engine.max_num_seqs,
         max_num_batched_tokens=engine.max_num_batched_tokens,
         kv_cache_tokens=float(engine.kv_tokens),
-        lengths=LengthMix(
-            lengths.prompt, lengths.answer, lengths.prompt * lengths.tail, lengths.answer * lengths.tail
-        ),
+        lengths=LengthMix(lengths.prompt, lengths.answer, lengths.prompt * lengths.tail, lengths.answer * lengths.tail),
         overload_rate=float(table["overloadRate"]),
-        points=tuple(
-            RatePoint(float(p["rate"]), _quantiles(p, "Ttft"), _quantiles(p, "Itl")) for p in table["points"]
-        ),
+        points=tuple(RatePoint(float(p["rate"]), _quantiles(p, "Ttft"), _quantiles(p, "Itl")) for p in table["points"]),
     )
     return Profile(
         name=engine.name,

@@ -46,8 +46,8 @@ def test_the_brake_never_turns_a_growth_into_a_shrink() -> None:
     """More than the caller's bound was recommended: what was asked for counts as done, but nothing falls by it."""
     brake = Brake(Behaviour(up_pods=4, up_share=1.0, up_period=60, down_window=180, down_pods=1, down_share=0))
     assert brake.hold(0, 14, 40) == 28
-    assert brake.hold(15, 16, 40) == 24
-    assert brake.hold(30, 16, 40) == 16
+    assert brake.hold(15, 16, 40) == 16
+    assert brake.hold(75, 16, 40) == 32
 
 
 def test_hpa_follows_the_rate_beyond_its_tolerance() -> None:

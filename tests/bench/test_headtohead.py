@@ -1,0 +1,201 @@
+"""The pure parts of the head-to-head: what Shoal is told of the simulator, and the bound. None of the peers is needed."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.headtohead import scaling
+from bench.headtohead.clairvoyant import least_gpu_hours, reactive_ceiling
+from bench.headtohead.engines import Engine
+from bench.headtohead.judge import Outcome, dominates, interval, paired, pick_tuned
+from bench.headtohead.policies import Schedule, fewest_for, signals
+from bench.headtohead.profiling import concurrency_at
+from bench.headtohead.shoal_policy import ShoalPolicy, first_replicas, make_profile, planned_capacity
+from bench.headtohead.simulator import Setting
+from bench.headtohead.traffic import Lengths, Shape, make_shape, make_trace
+from shoal.domain.plan import Scale
+
+PLAN = yaml.safe_load((Path(scaling.__file__).parent / "plan.yaml").read_text())
+ENGINE = Engine("engine", 6000, Lengths(512, 128))
+SETTING = Setting(ENGINE, startup_seconds=90, ttft_ms=500, itl_ms=20)
+LATENCIES = {f"{name}{of}Ms": 8.0 for of in ("Ttft", "Itl") for name in ("mean", "p50", "p90", "p95", "p99")}
+TABLE = {"overloadRate": 20.0, "points": [{"rate": 18.0, "meanE2eMs": 1000.0, **LATENCIES}]}
+CAPACITY = 0.9 * 0.93 * 20.0  # of the measured knee, as nothing else binds
+
+
+def worker(number, *, running=5, waiting=0):
+    return {
+        "worker_id": number,
+        "num_prefill_requests": 1,
+        "num_decode_requests": running,
+        "num_queued_prefill": waiting,
+        "num_queued_decode": 0,
+    }
+
+
+def tick(seconds, rate, *, active=1, starting=0, draining=0, waiting=0):
+    """What the simulator tells at the end of an interval of five seconds."""
+    ids = iter(range(active + starting + draining))
+    named = {name: [next(ids) for _ in range(n)] for name, n in
+             (("active", active), ("starting", starting), ("draining", draining))}  # fmt: skip
+    return {
+        "now_ms": seconds * 1000.0,
+        "decode_fpm_snapshots": [worker(number, waiting=waiting) for number in named["active"]],
+        "non_draining_decode_count": active + starting,
+        "active_decode_count": active,
+        **{f"{name}_decode_ids": numbers for name, numbers in named.items()},
+        "traffic": {
+            "duration_s": 5.0,
+            "num_req": rate * 5,
+            "avg_isl": 512.0,
+            "avg_osl": 128.0,
+            "avg_ttft_ms": 40.0,
+            "avg_itl_ms": 12.0,
+            "shape_count": rate * 5,
+            "ttft_count": rate * 5,
+            "itl_count": rate * 5,
+        },
+    }
+
+
+def targets(ticks):
+    policy = ShoalPolicy(SETTING, make_profile(ENGINE, TABLE))
+    assert policy.initial_tick_ms() == 5000
+    return [policy.on_tick(seen)["target_decode"] for seen in ticks], policy
+
+
+def test_the_profile_carries_the_measured_knee():
+    profile = make_profile(ENGINE, TABLE)
+    assert planned_capacity(SETTING, profile) == pytest.approx(CAPACITY)
+    assert first_replicas(SETTING, profile, 60.0) == fewest_for(60.0, CAPACITY) == 4
+
+
+def test_shoal_grows_at_once_when_the_rate_steps_and_holds_while_replicas_start():
+    calm = [tick(5 * k, 10) for k in range(1, 40)]
+    high = [tick(200 + 5 * k, 60) for k in range(2)] + [tick(210 + 5 * k, 60, starting=3) for k in range(10)]
+    found, policy = targets([*calm, *high])
+    assert found[:39] == [1] * 39
+    assert found[40:] == [4] * 11, "seen in the second tick of the step"
+    assert all(isinstance(decision, Scale) for decision in policy.decisions)
+
+
+def test_a_queue_counts_when_it_is_there_twice():
+    found, policy = targets([tick(5 * k, 10, waiting=400) for k in range(1, 4)])
+    stuck = [decision.explanation.demand.stuck_replicas for decision in policy.decisions]
+    assert stuck == [0, 1, 1]
+    assert found[0] == 1
+
+
+def test_draining_workers_are_not_what_is_wanted():
+    found, _ = targets([tick(5 * k, 10, draining=2) for k in range(1, 4)])
+    assert found == [1, 1, 1]
+
+
+def test_signals_are_of_all_workers():
+    seen = signals(tick(5, 10, active=2, starting=1, waiting=3), 0.5, None)
+    assert (seen.desired, seen.ready, seen.rate, seen.active, seen.ttft_share) == (3, 2, 10.0, 18.0, 0.5)
+
+
+def test_a_schedule_answers_with_the_last_move_that_is_due():
+    schedule = Schedule([(10, 2), (20, 5)], 5)
+    assert [schedule.on_tick({"now_ms": ms})["target_decode"] for ms in (5000, 10000, 15000, 20000)] == [None, 2, 2, 5]
+
+
+def test_the_bound_of_a_constant_rate_is_its_share_of_replicas():
+    bound = least_gpu_hours(np.full(60, 30.0), tick_seconds=5, capacity=10, misses=0, startup_seconds=0, workers=3)
+    assert bound.gpu_hours == pytest.approx(3 * 300 / 3600)
+
+
+def test_misses_are_spent_where_they_save_most():
+    rates = np.concatenate([np.full(20, 10.0), np.full(2, 40.0), np.full(20, 10.0)])
+    strict, lax = (
+        least_gpu_hours(rates, tick_seconds=5, capacity=10, misses=m, startup_seconds=50, workers=1).gpu_hours
+        for m in (0.0, 300.0)
+    )
+    assert strict == pytest.approx((42 * 5 + 3 * 10 + 3 * 50) / 3600)
+    assert lax == pytest.approx(42 * 5 / 3600)
+
+
+def test_before_the_first_start_up_has_passed_misses_cannot_be_helped():
+    bound = least_gpu_hours(np.full(40, 20.0), tick_seconds=5, capacity=10, misses=0, startup_seconds=90, workers=1)
+    assert bound.serving[:18] == pytest.approx(1.0)
+    assert bound.serving[18:] == pytest.approx(2.0)
+    with pytest.raises(ValueError, match="capacity"):
+        least_gpu_hours([1.0], tick_seconds=5, capacity=0, misses=0, startup_seconds=0, workers=1)
+
+
+@given(
+    rates=st.lists(st.floats(0, 50), min_size=1, max_size=12),
+    capacity=st.floats(5, 20),
+    misses=st.floats(0, 500),
+)
+def test_no_schedule_is_below_the_bound(rates, capacity, misses):
+    """Replicas for the whole rate in every tick are a schedule: it costs at least the bound, and so does any more."""
+    serving = [max(1, math.ceil(rate / capacity)) for rate in rates]
+    bound = least_gpu_hours(
+        rates, tick_seconds=5, capacity=capacity, misses=misses, startup_seconds=0, workers=max(serving)
+    )
+    assert bound.gpu_hours <= sum(serving) * 5 / 3600 + 1e-9
+    assert bound.gpu_hours >= len(rates) * 5 / 3600 - 1e-9
+
+
+def test_the_ceiling_of_the_step():
+    assert reactive_ceiling(45_000, 60.0, 90.0, 5.0) == pytest.approx(0.8733, abs=1e-4)
+
+
+def test_paired_differences_and_their_interval():
+    found = paired({1: 0.9, 2: 0.8, 3: 0.7}, {1: 0.8, 2: 0.7, 3: 0.6, 4: 0.0})
+    assert (found.mean, found.low, found.high) == pytest.approx((0.1, 0.1, 0.1))
+    wide = interval([0.0, 1.0])
+    assert (wide.mean, wide.high) == pytest.approx((0.5, 0.5 + 12.706 * math.sqrt(0.5) / math.sqrt(2)))
+    with pytest.raises(ValueError, match="no seed"):
+        paired({1: 0.9}, {2: 0.9})
+
+
+def test_domination_needs_both_axes():
+    ours = Outcome(0.9, 1.0)
+    assert dominates(Outcome(0.91, 0.9), ours)
+    assert not dominates(Outcome(0.95, 1.0), ours)
+    assert not dominates(Outcome(0.9, 0.5), ours)
+
+
+def test_tuning_prefers_attainment_within_the_budget():
+    ours = Outcome(0.8, 1.0)
+    assert pick_tuned([Outcome(0.99, 2.0), Outcome(0.7, 1.0), Outcome(0.85, 1.1)], ours, 1.1) == 2
+    assert pick_tuned([Outcome(0.99, 2.0), Outcome(0.9, 1.5)], ours, 1.1) == 1
+
+
+def test_concurrency_by_littles_law():
+    assert concurrency_at(TABLE, 9.0) == pytest.approx(9.0)
+    assert concurrency_at(TABLE, 50.0) == pytest.approx(18.0)
+
+
+def test_shapes_and_traces_are_what_they_say():
+    shape = make_shape({"pieces": [[10, 10, 10], [10, 0, 20]]})
+    assert shape.rates().sum() == pytest.approx(200.0)
+    assert make_shape({"sine": {"seconds": 100, "mean": 5, "amplitude": 4, "period": 100}}).rates().min() < 1.01
+    one, same, other = (make_trace(Shape(((600, 20, 20),), noise=0.03), ENGINE.lengths, seed) for seed in (1, 1, 2))
+    assert np.array_equal(one.at_ms, same.at_ms)
+    assert not np.array_equal(one.at_ms[:100], other.at_ms[:100])
+    assert one.at_ms[0] == 0.0
+    assert len(one) == pytest.approx(12_000, rel=0.05)
+    assert one.prompts.mean() == pytest.approx(512, rel=0.05)
+
+
+def test_the_plan_names_jobs_that_can_be_made():
+    bench = scaling.Bench(PLAN, Path(), Path())
+    jobs = scaling.evaluation_jobs(bench, {"step/polynomial/hpa": {"share": 0.8, "down": 120}})
+    assert len({job.key for job in jobs}) == len(jobs)
+    assert sum(job.policy == "shoal" and job.scenario == "step" for job in jobs) == 30
+    evaluated = {seed for scenario in PLAN["scenarios"].values() for seed in scenario["seeds"]}
+    assert not evaluated & set(PLAN["tuning"]["seeds"])
+    grid = scaling.grid_of(PLAN["policies"]["kpa"])
+    assert grid[0] == PLAN["policies"]["kpa"]["default"]
+    assert len(grid) == 6
