@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 DEMO_FLAGS ?=
 PYTEST_FLAGS ?=
 LOCK_FLAGS := -q --upgrade --generate-hashes --no-emit-index-url --no-annotate --no-header --universal --python-version 3.11
+PEER_FLAGS := -q --upgrade --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11
 .DEFAULT_GOAL := help
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: help
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{split($$1, t, ":"); printf "  make %-10s %s\n", t[1], $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{split($$1, t, ":"); printf "  make %-16s %s\n", t[1], $$2}'
 
 $(VENV)/.ready: requirements.lock pyproject.toml
 	@echo "Installing Shoal and its tools into $(VENV) (about a minute the first time) ..."
@@ -60,6 +61,22 @@ quick: setup ## The pure tests alone
 bench: binaries ## The figures of the README, measured on this machine
 	$(BIN)/python -m bench
 
+.venv-h2h/.ready: bench/headtohead/requirements.lock bench/headtohead/requirements-aibrix.lock $(VENV)/.ready
+	@echo "Installing the planners Shoal is compared with into .venv-h2h (1.3 GB) ..."
+	@test -x .venv-h2h/bin/python || $(PYTHON) -m venv .venv-h2h
+	@$(BIN)/uv pip install -q --python .venv-h2h/bin/python --require-hashes -r bench/headtohead/requirements.lock
+	@$(BIN)/uv pip install -q --python .venv-h2h/bin/python --no-deps --require-hashes -r bench/headtohead/requirements-aibrix.lock
+	@touch $@
+
+.PHONY: headtohead
+headtohead: .venv-h2h/.ready ## Shoal beside other planners in their simulators (hours; goes on where it stopped)
+	PYTHONPATH=operator .venv-h2h/bin/python -m bench.headtohead
+
+.PHONY: headtohead-lock
+headtohead-lock: setup ## Resolve the peers' lock files again
+	$(BIN)/uv pip compile $(PEER_FLAGS) bench/headtohead/requirements.in -o bench/headtohead/requirements.lock
+	$(BIN)/uv pip compile $(PEER_FLAGS) --no-deps bench/headtohead/requirements-aibrix.in -o bench/headtohead/requirements-aibrix.lock
+
 .PHONY: lock
 lock: ## Resolve the lock files again from pyproject.toml
 	$(BIN)/uv pip compile $(LOCK_FLAGS) --extra dev pyproject.toml -o requirements.lock
@@ -68,4 +85,4 @@ lock: ## Resolve the lock files again from pyproject.toml
 
 .PHONY: clean
 clean: ## Remove .venv and caches of this checkout (the built binaries stay in the user's cache)
-	rm -rf $(VENV) .venv-scan .run .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-scan .venv-h2h .run .mypy_cache .ruff_cache .pytest_cache .hypothesis

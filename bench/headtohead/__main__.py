@@ -35,7 +35,7 @@ def main() -> int:
 
 def tune(bench: scaling.Bench, processes: int) -> None:
     """Every grid point on the tuning seeds; the best of each into results/tuned.json."""
-    jobs = [job for job in scaling.tuning_jobs(bench)]
+    jobs = list(scaling.tuning_jobs(bench))
     rows = scaling.run_all(
         [(job.key, (bench, "scaling", job)) for job in jobs], bench.results / "tuning.jsonl", processes, say
     )

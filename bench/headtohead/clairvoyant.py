@@ -43,7 +43,7 @@ def least_gpu_hours(
     demand = np.asarray(rates, dtype=np.float64)
     ticks = len(demand)
     ahead = round(startup_seconds / tick_seconds)
-    solver = highspy.Highs()
+    solver = highspy.Highs()  # type: ignore[no-untyped-call]
     solver.setOptionValue("output_flag", False)
     for tick in range(ticks):
         solver.addVar(1.0, highspy.kHighsInf)

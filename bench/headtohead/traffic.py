@@ -121,7 +121,7 @@ def write_trace(trace: Trace, path: Path) -> None:
 
 def arrivals_per_tick(trace: Trace, tick_seconds: float) -> Sequence[float]:
     """Counts of arrivals in each tick of the trace."""
-    ticks = int(round(trace.seconds / tick_seconds))
+    ticks = round(trace.seconds / tick_seconds)
     return [float(n) for n in np.histogram(trace.at_ms / 1000, bins=ticks, range=(0, ticks * tick_seconds))[0]]
 
 

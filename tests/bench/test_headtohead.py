@@ -1,4 +1,4 @@
-"""The pure parts of the head-to-head: what Shoal is told of the simulator, and the bound. None of the peers is needed."""
+"""The pure parts of the head-to-head: what Shoal is told of the simulator, and the bound. No peer is needed."""
 
 from __future__ import annotations
 
