@@ -135,7 +135,8 @@ def tuning_jobs(bench: Bench) -> Iterator[Job]:
             continue
         yield Job(name, engine, router, seed, "shoal")
         for policy, spec in bench.plan["policies"].items():
-            for number, options in enumerate(grid_of(spec)):
+            grid = grid_of(spec)
+            for number, options in enumerate(grid if len(grid) > 1 else ()):
                 yield Job(name, engine, router, seed, policy, f"grid{number}", json.dumps(options))
 
 
