@@ -1,0 +1,1 @@
+"""How far the simulated engine is from real ones, and from queueing theory where that is exact."""
