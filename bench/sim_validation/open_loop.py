@@ -156,7 +156,7 @@ def nelder_mead(
     return simplex[0][1]
 
 
-def validate(evaluations: int = 300) -> dict[str, Any]:
+def validate(evaluations: int = 200) -> dict[str, Any]:
     """Per model: the fitted step times, and errors of what the fit saw and did not see."""
     return {server.model: _validate_server(server, fit(server, evaluations)) for server in read_servers()}
 

@@ -29,8 +29,8 @@ def make_tables(result: Mapping[str, Any]) -> str:
     """Everything between the marks."""
     machine = result["machine"]
     parts = [
-        f"`{result['command']}`, {result['date']}, commit {result['commit']}; {machine['cpu']}, {machine['cores']} cores, "
-        f"Python {machine['python']}, load {machine['load']:.2f} at the start. Errors are simulated over real, less one.",
+        f"`{result['command']}`, {result['date']}, commit {result['commit']}; {machine['cpu']}, {machine['cores']} "
+        f"cores, Python {machine['python']}, load {machine['load']:.2f} before. Errors: simulated over real less 1.",
         "",
         *_closed_loop(result["closedLoop"]),
         *_open_loop(result["openLoop"]),
@@ -64,8 +64,8 @@ def _closed_loop(models: Mapping[str, Any]) -> Iterator[str]:
             for measure, name in _MEASURES:
                 if errors := kinds[kind].get(measure):
                     yield (
-                        f"| {model} | {words} | {name} | {errors['runs']} | {errors['bias']:+.1%} | {errors['rms']:.1%} "
-                        f"| {errors['worst']:+.1%} | `{errors['worstAt']}` |"
+                        f"| {model} | {words} | {name} | {errors['runs']} | {errors['bias']:+.1%} "
+                        f"| {errors['rms']:.1%} | {errors['worst']:+.1%} | `{errors['worstAt']}` |"
                     )
     yield ""
     yield "Whether anything was preempted agrees in: " + "; ".join(
@@ -116,7 +116,7 @@ def _speed(speed: Mapping[str, Any]) -> Iterator[str]:
     yield "### Speed"
     yield ""
     yield (
-        f"{speed['requests']:,} requests over {speed['simulatedSeconds'] / 60:g} simulated minutes, the planner included: "
+        f"{speed['requests']:,} requests over {speed['simulatedSeconds'] / 60:g} simulated minutes, planner included: "
         f"user CPU {seconds[0]:.2f} to {seconds[-1]:.2f} s in {len(seconds)} runs on one core (wanted: below "
         f"{speed['target']:g} s)."
     )

@@ -165,6 +165,6 @@ def _binomial(size: int, share: float) -> Floats:
     return np.array([math.comb(size, k) * share**k * (1 - share) ** (size - k) for k in range(size + 1)])
 
 
-def validate(requests: int = 300_000) -> list[dict[str, Any]]:
+def validate(requests: int = 200_000) -> list[dict[str, Any]]:
     """All checks."""
     return [check.to_dict() for check in (*check_single_seat(requests), *check_batch(requests))]
