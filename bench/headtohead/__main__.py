@@ -12,11 +12,11 @@ from typing import Any
 
 import yaml
 
-from bench.headtohead import scaling
+from bench.headtohead import mixes, scaling, sizing
 from bench.machine import read_commit
 
 FOLDER = Path(__file__).resolve().parent
-PARTS = ("tune", "scaling", "constant", "keda")
+PARTS = ("tune", "scaling", "constant", "keda", "sizing", "mixes")
 EXIT_CODES = "Exit codes: 0 done, 2 wrong arguments."
 
 
@@ -27,7 +27,7 @@ def main() -> int:
     plan = yaml.safe_load((FOLDER / "plan.yaml").read_text())
     bench = scaling.Bench(plan, Path(options.results).resolve(), Path(options.cache).resolve(), read_commit())
     for engine in bench.plan["engines"]:
-        bench.table(engine)
+        bench.table(engine)  # measured here once, not in every process
     for part in options.parts or PARTS:
         RUN[part](bench, options.jobs)
     return 0
@@ -72,7 +72,38 @@ def run_constant(bench: scaling.Bench, processes: int) -> None:
     scaling.run_all(calls, bench.results / "constant.jsonl", processes, say)
 
 
-RUN = {"tune": tune, "scaling": run_scaling, "constant": run_constant, "keda": run_keda}
+def run_sizing(bench: scaling.Bench, _processes: int) -> None:
+    """AIConfigurator's recommendation beside Shoal's."""
+    spec = bench.plan["sizing"]
+    path = bench.results / "sizing.jsonl"
+    done = scaling.read_rows(path)
+    for case in spec["cases"]:
+        if case["name"] not in done:
+            row = sizing.run_case(spec, case, bench.results, bench.cache)
+            _append(path, {**row, "commit": bench.commit})
+            say(f"{path.name}: {case['name']}")
+
+
+def run_mixes(bench: scaling.Bench, _processes: int) -> None:
+    """AIBrix's optimizer beside Shoal's choice among GPU types."""
+    path = bench.results / "mixes.json"
+    path.write_text(json.dumps({**mixes.compare(bench.plan["mixes"]), "commit": bench.commit}, indent=1) + "\n")
+
+
+def _append(path: Path, row: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+RUN = {
+    "tune": tune,
+    "scaling": run_scaling,
+    "constant": run_constant,
+    "keda": run_keda,
+    "sizing": run_sizing,
+    "mixes": run_mixes,
+}
 _BEGAN = time.monotonic()
 
 
