@@ -294,6 +294,12 @@ GOOD = {
 }
 
 
+def traffic(**given: object) -> dict[str, object]:
+    """The good scenario's service with other traffic."""
+    plain = {key: value for key, value in GOOD["services"][0].items() if key != "schedule"}
+    return {"services": [plain | {"traffic": given}]}
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -306,12 +312,43 @@ GOOD = {
         ({"services": [GOOD["services"][0] | {"schedule": [[-1, 1]]}]}, "seconds are positive"),
         ({"services": [GOOD["services"][0] | {"objective": {}}]}, "ttft_ms or itl_ms"),
         ({"services": [GOOD["services"][0] | {"pools": ["b"]}]}, "unknown b"),
-        ({"heat": [{"at": 1, "pool": "a", "gpu": 1, "ratio": 0.5}]}, "no such GPU"),
+        ({"heat": [{"at": 1, "pool": "a", "gpu": 1, "ratio": 0.5}]}, "Heat at 1 s: no such GPU; a has 0 to 0"),
+        ({"heat": [{"at": 1, "pool": "b", "gpu": 0, "ratio": 0.5}]}, "no such pool; there are a"),
+        ({"heat": [{"at": 5, "pool": "a", "gpu": 0, "ratio": 0.5, "until": 5}]}, "ends after it has begun"),
+        ({"gpu_loss": [{"at": 1, "pool": "a", "gpu": 9}]}, "GPULoss at 1 s: no such GPU"),
+        ({"node_loss": [{"at": 1, "pool": "a", "node": 1}]}, "no such node; a has 0 to 0"),
+        ({"absence": [{"at": 1}]}, r"absence\[0\]: until missing"),
+        ({"startup_second": 3}, "unknown startup_second; did you mean startup_seconds?"),
+        ({"startup_seconds": "soon"}, "startup_seconds: expected a number, not 'soon'"),
+        ({"startup_seconds": -1}, "startup_seconds: must be positive"),
+        ({"seed": 1.5}, "seed: expected a whole number, not 1.5"),
+        ({"routing": "magic"}, "routing: 'magic' is none of door, least-request, round-robin"),
+        ({"pools": [GOOD["pools"][0] | {"gpus": True}]}, r"pools\[0\].gpus: expected a whole number, not True"),
+        ({"pools": [GOOD["pools"][0] | {"link": "Wire"}]}, r"pools\[0\].link: 'Wire' is none of NVLink, PCIe, None"),
+        (traffic(kind="tidal"), r"traffic.kind: 'tidal' is none of constant, bursts, diurnal, flash-crowd, trace"),
+        (traffic(kind="constant", seconds=9), r"services\[0\].traffic: rate missing"),
+        (traffic(kind="constant", seconds=9, rate="x"), "traffic.rate: expected a number, not 'x'"),
+        (traffic(kind="constant", seconds=9, rate=1, hight=2), "unknown hight; known are"),
+        (traffic(kind="constant", seconds=0, rate=1), "seconds and period are positive"),
+        (traffic(kind="flash-crowd", seconds=9, low=1, high=2, at=1), "add up to 441 s, more than seconds"),
+        (traffic(kind="trace", file="nowhere.jsonl"), "traffic.file: .*nowhere.jsonl"),
+        (
+            {"services": [GOOD["services"][0] | {"lengths": {"shape": "long"}}]},
+            "'long' is none of gamma, logn",
+        ),
+        ({"services": [GOOD["services"][0] | {"wander": 1}]}, "wander is from 0 to below 1"),
     ],
 )
 def test_bad_scenarios_are_refused(change: dict[str, object], words: str) -> None:
     with pytest.raises(ScenarioError, match=words):
         read_scenario(GOOD | change, name="bad")
+
+
+def test_a_schedule_and_traffic_together_are_refused() -> None:
+    both = GOOD["services"][0] | {"traffic": {"kind": "constant", "seconds": 9, "rate": 1}}
+    assert read_scenario(GOOD | traffic(kind="bursts", seconds=9, rate=1), name="s").services[0].burst_cv == 3
+    with pytest.raises(ScenarioError, match="schedule"):
+        read_scenario(GOOD | {"services": [both]}, name="s")
 
 
 def run_command(*words: str) -> int:

@@ -62,14 +62,14 @@ def read_scenario(given: Any, *, name: str, folder: Path = Path()) -> Scenario:
 def _plain_service(item: Any, where: str, folder: Path) -> dict[str, Any]:
     """A service whose `traffic` and `lengths` are spelled out in the fields of ServiceSpec."""
     service = dict(_mapping(item, where))
+    if ("schedule" in service) == ("traffic" in service) or "trace" in service:
+        raise ScenarioError(f"{where}: needs either schedule ([[seconds, requests per second], ...]) or traffic")
     if lengths := service.pop("lengths", None):
         shape = _mapping(lengths, f"{where}.lengths")
         _refuse_unknown(shape, ("shape", "cv"), f"{where}.lengths")
         service |= {"length_shape": shape.get("shape", "gamma"), "length_cv": shape.get("cv")}
     if traffic := service.pop("traffic", None):
         service |= _read_traffic(_mapping(traffic, f"{where}.traffic"), f"{where}.traffic", folder)
-    if ("schedule" in service) == ("trace" in service):
-        raise ScenarioError(f"{where}: needs either schedule ([[seconds, requests per second], ...]) or traffic")
     return service
 
 
