@@ -37,7 +37,9 @@ Stop it:          python -m e2e.devcluster down --name {name}
 
 def main() -> int:
     """Run the demo; return an exit status."""
-    parser = argparse.ArgumentParser(prog="python -m e2e.demo", description="The main job in about four minutes.")
+    parser = argparse.ArgumentParser(
+        prog="python -m e2e.demo", description="The main job in about three minutes, two of them traffic."
+    )
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object and nothing else")
     parser.add_argument("--keep", action="store_true", help="leave the cluster running and print how to look around")
     options = parser.parse_args()

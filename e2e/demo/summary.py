@@ -138,8 +138,11 @@ def make_summary(
         _plan_follows_heat(seen, heated, heat, heat + settle),
         Claim("a full pool says who holds it", "ml/train-" in seen.full_pool_message, seen.full_pool_message),
         Claim("a model without a profile is served", seen.first_day_answers > 0, f"{seen.first_day_answers} answers"),
+        # One is the demo's doing. More would be crashes that nobody asked for.
         Claim(
-            "the operator was killed and came back", seen.operator_restarts > 0, f"{seen.operator_restarts} restarts"
+            "the operator was killed once and came back",
+            seen.operator_restarts == 1,
+            f"{seen.operator_restarts} restarts",
         ),
         _never_more_gpus(seen),
     )

@@ -27,12 +27,12 @@ class Timeline:
     Steps of the rate, then a crash, heat, a full pool; `settle` is what the SLO is not held to after a step.
     """
 
-    step_up: float = 15.0
-    crash: float = 30.0
-    heat: float = 55.0
-    step_down: float = 85.0
-    full_pool: float = 128.0
-    end: float = 150.0
+    step_up: float = 10.0
+    crash: float = 22.0
+    heat: float = 42.0
+    step_down: float = 80.0
+    full_pool: float = 100.0
+    end: float = 125.0
     settle: float = 60.0
     heat_ratio: float = 0.6
 
