@@ -17,6 +17,7 @@ COMMANDS: Final = {
     "simulate": "shoal.cli.simulate",
     "explain": "shoal.cli.explain",
     "top": "shoal.cli.top",
+    "profile": "shoal.cli.profile",
     "import": "shoal.cli.import_",
 }
 BROKEN_PIPE: Final = 141  # as a shell reports a program that wrote to a closed pipe

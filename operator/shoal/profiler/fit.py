@@ -1,0 +1,237 @@
+"""Step times from measured gaps: alpha, beta, gamma, the floors of mixed steps and the API server's limit.
+
+Every point gives one equation: the mean gap between tokens is the mean time of a step,
+`max(alpha + (beta + gamma*ctx)*N + beta*A, floor(A), N/Phi)` over the steps it consists of. How many requests decoded
+(N) and how many prompt tokens came (A) is measured; how they fall into steps is not seen from outside, so each point
+is played as a few hundred steps: prompts arrive as Poisson, at most the chunk is computed in one step, the rest waits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from shoal.domain.profile import StepModel
+from shoal.profiler.jobs import Floats
+from shoal.profiler.points import Point
+from shoal.profiler.specs import Kind
+
+GRAPH_TOKENS: Final = 512  # the largest captured graph: steps above it have the larger floor
+NAMES: Final = ("alpha", "beta", "gamma", "floorSmall", "floorLarge", "apiLimit")
+_STEPS: Final = 512  # played for each point
+_SETTLE: Final = 64
+_HUBER: Final = 1.5
+_LEAST_NOISE: Final = 0.005  # relative; no gap is known better
+_DROPS: Final = 1.2  # a term that lowers the error by less than this factor is left out
+_GOOD: Final = 0.01  # relative error below which no further term is asked for
+_SMALLEST: Final = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One point, per engine: gap in ms and how precisely it is known, played steps (decoding, prompt tokens), ctx."""
+
+    name: str
+    gap_ms: float
+    noise: float  # relative
+    decoding: Floats
+    prompts: Floats
+    context: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepFit:
+    """The step times with standard errors by name (NAMES; None: not to be told from these points).
+
+    `residuals`: (step, measured gap, fitted gap); `rms` and `worst` are relative.
+    """
+
+    steps: StepModel
+    errors: dict[str, float | None]
+    rms: float
+    worst: float
+    residuals: tuple[tuple[str, float, float], ...]
+
+
+def fit_steps(points: Sequence[Point], *, chunk: int, engines: int) -> StepFit | None:
+    """Fit what the points can tell; None when they are too few for alpha, beta and gamma."""
+    observations = [o for o in (observe(point, chunk, engines) for point in points) if o is not None]
+    if len(observations) < 4 or not _tells_apart(observations):
+        return None
+    active = [True, True, True, True, True, True]
+    best, cost = _solve(observations, active)
+    for index in (5, 3, 4):  # the simplest model that explains the points as well
+        fewer = [on and place != index for place, on in enumerate(active)]
+        found, dearer = _solve(observations, fewer)
+        if dearer <= max(cost * _DROPS, _GOOD):
+            best, cost, active = found, dearer, fewer
+    return _make_fit(observations, best, active)
+
+
+def observe(point: Point, chunk: int, engines: int) -> Observation | None:
+    """A point as an equation; None when it has no steady gap."""
+    if point.client_failed or point.stopped or point.gap_ms is None or not point.decoding or point.itl is None:
+        return None
+    if point.spec.kind is Kind.BURST or point.answered < 2 or not point.prompt_quantiles:
+        return None
+    rng = np.random.default_rng(len(point.spec.key))
+    running = point.decoding / engines
+    decoding: Floats
+    if point.spec.kind is Kind.OPEN:  # a token sees the others, and its own request
+        decoding = rng.poisson(running, _STEPS + _SETTLE).astype(np.float64) + 1.0
+        if point.spec.name == "overload":
+            decoding[:] = running
+    else:
+        decoding = np.full(_STEPS + _SETTLE, max(running, 1.0))
+    arriving = point.prompt_rate / engines * point.gap_ms / 1000
+    prompts = _play_prompts(rng, arriving, np.array(point.prompt_quantiles), np.maximum(chunk - decoding, 1.0))
+    if point.spec.name == "idle":
+        prompts[:] = 0.0  # alone: its own prompt is over before its first gap
+    low, high = point.itl.mean_interval
+    noise = max((high - low) / 3.92 / point.itl.mean, _LEAST_NOISE)
+    return Observation(point.spec.key, point.gap_ms, noise, decoding[_SETTLE:], prompts[_SETTLE:], point.context)
+
+
+def _play_prompts(rng: np.random.Generator, arriving: float, lengths: Floats, budget: Floats) -> Floats:
+    """Prompt tokens of each step: `arriving` tokens come per step on average, whole prompts at a time."""
+    counts = rng.poisson(arriving / max(lengths.mean(), 1.0), len(budget))
+    tokens = np.array([lengths[rng.integers(0, len(lengths), count)].sum() for count in counts])
+    if counts.sum():
+        tokens *= arriving * len(budget) / tokens.sum()
+    served, waiting = np.zeros(len(budget)), 0.0
+    for step, (fresh, room) in enumerate(zip(tokens, budget, strict=True)):
+        waiting += fresh
+        served[step] = min(waiting, room)
+        waiting -= served[step]
+    return served
+
+
+def predict(values: Floats, observation: Observation) -> float:
+    """The mean gap (ms) that these step times give."""
+    alpha, beta, gamma, small, large, per_token = values
+    decoding, prompts = observation.decoding, observation.prompts
+    step = alpha + (beta + gamma * observation.context) * decoding + beta * prompts
+    floor = np.where(prompts <= 0, 0.0, np.where(prompts + decoding <= GRAPH_TOKENS, small, max(small, large)))
+    step = np.maximum(np.maximum(step, floor), decoding * per_token)
+    return float((step * decoding).sum() / decoding.sum())
+
+
+def _tells_apart(observations: Sequence[Observation]) -> bool:
+    """Whether load and context vary enough for three terms."""
+    loads = [float(o.decoding.mean()) for o in observations]
+    return max(loads) > 2 * min(loads)
+
+
+def _start(observations: Sequence[Observation], floors: float) -> Floats:
+    gaps = np.array([o.gap_ms for o in observations])
+    alpha = 0.9 * gaps.min()
+    per = [(o.gap_ms - alpha) / max(float((o.decoding + o.prompts).mean()), 1.0) for o in observations]
+    beta = max(float(np.quantile(per, 0.25)), _SMALLEST)
+    context = max(float(np.median([o.context for o in observations])), 1.0)
+    most = max(float(o.decoding.mean()) / o.gap_ms for o in observations)
+    return np.array([alpha, beta / 2, beta / 4 / context, floors * alpha, 1.5 * floors * alpha, 0.8 / most])
+
+
+def _solve(observations: Sequence[Observation], active: Sequence[bool]) -> tuple[Floats, float]:
+    """Best of several starts: floors that bind nowhere have no slope to follow. Values, and root mean square error."""
+    found = [_descend(observations, _start(observations, floors), active) for floors in (1.2, 2.0, 4.0)]
+    return min(found, key=lambda pair: pair[1])
+
+
+def _descend(observations: Sequence[Observation], start: Floats, active: Sequence[bool]) -> tuple[Floats, float]:
+    """Levenberg-Marquardt on the logarithms, with Huber's weights; terms that are not active stay zero."""
+    on = np.array(active)
+    logs, damping = np.log(np.maximum(start, _SMALLEST)), 1e-2
+
+    def residuals(at: Floats) -> Floats:
+        values = np.where(on, np.exp(at), 0.0)
+        return np.array([math.log(max(predict(values, o), _SMALLEST) / o.gap_ms) for o in observations])
+
+    current = residuals(logs)
+    for _ in range(80):
+        weights = _huber(current)
+        jacobian = _slopes(residuals, logs, on, current)
+        normal = jacobian.T @ (jacobian * weights[:, None])
+        step = np.linalg.lstsq(
+            normal + damping * (np.diag(np.diag(normal)) + 1e-9 * np.eye(len(normal))),
+            -jacobian.T @ (weights * current),
+            rcond=None,
+        )[0]
+        trial = logs.copy()
+        trial[on] += np.clip(step, -1.0, 1.0)
+        fresh = residuals(trial)
+        if (weights * fresh**2).sum() < (weights * current**2).sum():
+            gained = 1 - (weights * fresh**2).sum() / (weights * current**2).sum()
+            logs, current, damping = trial, fresh, damping / 3
+            if gained < 1e-6:
+                break
+        else:
+            damping *= 4
+            if damping > 1e6:
+                break
+    return np.where(on, np.exp(logs), 0.0), float(np.sqrt((_huber(current) * current**2).mean()))
+
+
+def _huber(residuals: Floats) -> Floats:
+    scale = max(1.4826 * float(np.median(np.abs(residuals))), _LEAST_NOISE) * _HUBER
+    return np.minimum(1.0, scale / np.maximum(np.abs(residuals), 1e-12))
+
+
+def _slopes(residuals: object, logs: Floats, on: Floats, current: Floats) -> Floats:
+    assert callable(residuals)
+    columns = []
+    for place in np.flatnonzero(on):
+        moved = logs.copy()
+        moved[place] += 1e-3
+        columns.append((residuals(moved) - current) / 1e-3)
+    return np.array(columns).T
+
+
+def _make_fit(observations: Sequence[Observation], values: Floats, active: Sequence[bool]) -> StepFit:
+    predicted = [predict(values, observation) for observation in observations]
+    relative = np.array([math.log(p / o.gap_ms) for p, o in zip(predicted, observations, strict=True)])
+    alpha, beta, gamma, small, large, per_token = (float(value) for value in values)
+    return StepFit(
+        steps=StepModel(
+            alpha_ms=alpha,
+            beta_ms_per_token=beta,
+            gamma_ms_per_kv_token=gamma,
+            floor_small_ms=small,
+            floor_large_ms=max(small, large),
+            api_tokens_per_second=1000 / per_token if per_token > 0 else None,
+        ),
+        errors=_errors(observations, values, active, relative),
+        rms=float(np.sqrt((relative**2).mean())),
+        worst=float(np.abs(relative).max()),
+        residuals=tuple((o.name, o.gap_ms, p) for o, p in zip(observations, predicted, strict=True)),
+    )
+
+
+def _errors(
+    observations: Sequence[Observation], values: Floats, active: Sequence[bool], relative: Floats
+) -> dict[str, float | None]:
+    """Standard errors, from the scatter of the points or their own noise, whichever is larger."""
+    on = np.array(active)
+    logs = np.log(np.maximum(values, _SMALLEST))
+
+    def residuals(at: Floats) -> Floats:
+        tried = np.where(on, np.exp(at), 0.0)
+        return np.array([math.log(max(predict(tried, o), _SMALLEST) / o.gap_ms) for o in observations])
+
+    jacobian = _slopes(residuals, logs, on, residuals(logs))
+    freedom = max(len(observations) - int(on.sum()), 1)
+    variance = max(float((relative**2).sum()) / freedom, float(np.mean([o.noise**2 for o in observations])))
+    normal = jacobian.T @ jacobian
+    told = np.diag(normal) > 1e-8
+    spread = np.full(len(normal), np.inf)
+    if told.any():
+        spread[told] = np.sqrt(np.maximum(np.diag(np.linalg.pinv(normal[np.ix_(told, told)])) * variance, 0.0))
+    errors: dict[str, float | None] = dict.fromkeys(NAMES)
+    for place, error in zip(np.flatnonzero(on), spread, strict=True):
+        value = 1000 / float(values[place]) if NAMES[place] == "apiLimit" else float(values[place])
+        errors[NAMES[place]] = value * float(error) if math.isfinite(error) else None
+    return errors
