@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -14,9 +15,9 @@ from typing import Any
 from shoal.domain.profile import Link
 from shoal.profiler.clients import Clients, usual_processes
 from shoal.profiler.engines import EngineFailedError, running_engines
-from shoal.profiler.errors import ProfilerError
+from shoal.profiler.errors import ClientError, ProfilerError
 from shoal.profiler.journal import Journal
-from shoal.profiler.measure import Report, Target, measure
+from shoal.profiler.measure import Report, Target, has_budget, measure
 from shoal.profiler.plan import Job, Lane, ModelPlan, Plan, make_jobs
 from shoal.profiler.profiles import Measured, Subject, write_profile
 from shoal.profiler.server import ServerFacts, read_facts
@@ -24,6 +25,7 @@ from shoal.profiler.skips import Candidate, Known, why_skip
 from shoal.profiler.specs import Settings, parse_objective
 
 Say = Callable[[str], None]
+DONE_STATES = ("measured", "failed", "out of budget")
 LEAST_LEFT_SECONDS = 20.0  # before the deadline no engine is started any more
 
 
@@ -43,6 +45,9 @@ class Campaign:
     _known: dict[str, list[Known]] = field(default_factory=lambda: defaultdict(list))
     _outcomes: dict[str, dict[str, Any]] = field(default_factory=dict)
     _subjects: dict[str, Subject] = field(default_factory=dict)
+    _started: list[contextlib.ExitStack] = field(default_factory=list)
+    _stopping: bool = False
+    _start_seconds: float = 0.0  # what the last engine took
 
     def run(self) -> bool:
         """Work until nothing is left or the deadline; True: everything was measured, skipped or failed for good."""
@@ -55,9 +60,14 @@ class Campaign:
         ]
         for thread in threads:
             thread.start()
-        for thread in threads:
-            while thread.is_alive():
-                thread.join(0.5)
+        try:
+            for thread in threads:
+                while thread.is_alive():
+                    thread.join(0.5)
+        finally:  # interrupted: no engine outlives this process, and what that breaks is nobody's failure
+            self._stopping = True
+            for stack in self._started:
+                stack.close()
         self._write()
         return all(outcome["state"] != "partial" for outcome in self._outcomes.values()) and not waiting
 
@@ -67,6 +77,9 @@ class Campaign:
             while (job := self._take(lane, waiting)) is not None:
                 try:
                     self._one(number, lane, job, clients)
+                except ClientError as error:
+                    self._finish(job, "partial", str(error))
+                    return
                 except (EngineFailedError, ProfilerError, OSError) as error:
                     self._finish(job, "failed", str(error))
                 except Exception as error:
@@ -75,9 +88,12 @@ class Campaign:
     def _take(self, lane: Lane, waiting: list[Job]) -> Job | None:
         """The next job that fits the lane and that earlier points do not make needless."""
         with self._lock:
-            while not self.deadline or time.monotonic() < self.deadline - LEAST_LEFT_SECONDS:
-                job = next((job for job in waiting if job.gpus <= len(lane.gpus)), None)
-                if job is None:
+            while (
+                not self._stopping
+                and (job := next((job for job in waiting if job.gpus <= len(lane.gpus)), None)) is not None
+            ):
+                needed = LEAST_LEFT_SECONDS + self._start_seconds * job.shape.engines_per_gpu
+                if self.deadline and time.monotonic() > self.deadline - needed:
                     return None
                 waiting.remove(job)
                 if self._is_done(job):
@@ -90,7 +106,7 @@ class Campaign:
         return None
 
     def _is_done(self, job: Job) -> bool:
-        return self._outcomes.get(job.label, {}).get("state") in ("measured", "failed")
+        return self._outcomes.get(job.label, {}).get("state") in DONE_STATES
 
     def _one(self, number: int, lane: Lane, job: Job, clients: Clients) -> None:
         self.say(f"{job.label}: starting {job.shape.engines_per_gpu} engine(s) on GPU {lane.gpus[: job.gpus]}")
@@ -102,8 +118,10 @@ class Campaign:
             lane_number=number,
             served_name=plan.served_name,
             directory=self.out / "logs",
+            started=self._started,
         ) as urls:
             took = time.monotonic() - began
+            self._start_seconds = took / job.shape.engines_per_gpu
             facts = read_facts(urls[0], plan.served_name)
             self.say(f"{job.label}: ready after {took:.0f} s, KV cache {facts.kv_cache_tokens or 0:.0f} tokens")
             settings = self._settings(job, facts)
@@ -117,7 +135,8 @@ class Campaign:
                 self._keep(job, settings, journal, complete=False)
                 raise
             self._keep(job, settings, journal, complete=complete)
-            self._finish(job, "measured" if complete else "partial", journal.facts.get("stopped", ""))
+            state = "measured" if complete else ("partial" if has_budget(settings, journal) else "out of budget")
+            self._finish(job, state, journal.facts.get("stopped", ""))
 
     def _settings(self, job: Job, facts: ServerFacts | None = None) -> Settings:
         plan = self.plan
@@ -171,6 +190,8 @@ class Campaign:
         settings = replace(self._settings(job), longest=first["settings"]["longest"])
         journal = self._journal(job, settings)
         state = journal.facts.get("state")
+        if state == "out of budget" and has_budget(settings, journal):
+            state = "partial"  # it has grown since
         if state is not None:
             self._outcomes[job.label] = {"state": state, "why": journal.facts.get("why", "")}
         if journal.points:
@@ -186,6 +207,8 @@ class Campaign:
         self._write()
 
     def _finish(self, job: Job, state: str, why: str) -> None:
+        if self._stopping:
+            return
         self.say(f"{job.label}: {state}{f': {why}' if why else ''}")
         if self._path(job).exists() or state == "failed":
             self._journal_of(job).note(state=state, why=why)

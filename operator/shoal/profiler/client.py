@@ -10,6 +10,7 @@ import json
 import os
 import random
 import re
+import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 from multiprocessing.connection import Connection
@@ -34,11 +35,13 @@ def serve_jobs(pipe: Connection, cpus: tuple[int, ...]) -> None:
     if cpus:
         with contextlib.suppress(OSError, AttributeError):
             os.sched_setaffinity(0, cpus)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told too, and closes the pipe
     pipe.send("ready")
-    with contextlib.suppress(KeyboardInterrupt):
-        while (job := _receive(pipe)) is not None:
-            if isinstance(job, Job):
-                pipe.send(uvloop.run(_Run(job, pipe).run()))
+    while (job := _receive(pipe)) is not None:
+        if isinstance(job, Job):
+            records = uvloop.run(_Run(job, pipe).run())
+            with contextlib.suppress(OSError):
+                pipe.send(records)
 
 
 def _receive(pipe: Connection) -> object:
@@ -178,7 +181,8 @@ class _Run:
     async def _tell(self) -> None:
         while True:
             await asyncio.sleep(PROGRESS_SECONDS)
-            self._pipe.send(self._progress())
+            with contextlib.suppress(OSError):  # the parent is gone, which its closed pipe tells too
+                self._pipe.send(self._progress())
 
     def _progress(self) -> Progress:
         job, now = self._job, self._now()

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from shoal.profiler.client import serve_jobs
-from shoal.profiler.errors import ProfilerError
+from shoal.profiler.errors import ClientError, ProfilerError
 from shoal.profiler.jobs import Job, Progress, Records, join_records
 
 LEAD_SECONDS: Final = 0.3  # between handing out a job and its first request: all processes have it by then
@@ -51,7 +51,7 @@ class Clients:
             pipe.close()
             process.join(3.0)
             if process.is_alive():
-                process.terminate()
+                process.kill()
                 process.join()
         self._workers.clear()
 
@@ -59,7 +59,7 @@ class Clients:
         """Split a job over the processes and wait for all. `job.began` is set here.
 
         `watch` is told the progress and the seconds since the beginning about four times a second; True ends the job.
-        Raises ProfilerError when a process is lost.
+        Raises ClientError when a process is lost.
         """
         job = replace(job, began=time.monotonic() + LEAD_SECONDS)
         for index, (_, pipe) in enumerate(self._workers):
@@ -71,7 +71,7 @@ class Clients:
         while len(done) < len(self._workers):
             self._receive(done, progress)
             if time.monotonic() > deadline:
-                raise ProfilerError("a client process does not answer: the machine is overloaded")
+                raise ClientError("a client process does not answer: the machine is overloaded")
             if watch is not None and not told and watch(_sum(progress), time.monotonic() - job.began):
                 told = True
                 for _, pipe in self._workers:
@@ -85,7 +85,7 @@ class Clients:
             try:
                 message = ready.recv()
             except (EOFError, OSError) as error:
-                raise ProfilerError("a client process ended unexpectedly (out of memory?)") from error
+                raise ClientError("a client process ended unexpectedly (out of memory?)") from error
             if isinstance(message, Progress):
                 progress[pipes[ready]] = message
             else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -114,6 +115,7 @@ def _add_launch(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure. Status 0: complete; 1: nothing could be measured; 3: partial results were written."""
+    signal.signal(signal.SIGTERM, _interrupt)  # engines are ended as after Ctrl-C
     try:
         if args.url:
             return _run_url(args)
@@ -306,3 +308,7 @@ def main() -> int:
         return run(args)
     except KeyboardInterrupt:
         return 130
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt

@@ -144,13 +144,24 @@ def _fill(word: str, values: Mapping[str, str]) -> str:
 
 @contextlib.contextmanager
 def running_engines(
-    engine: EngineCommand, job: Job, lane: Lane, *, lane_number: int, served_name: str, directory: Path
+    engine: EngineCommand,
+    job: Job,
+    lane: Lane,
+    *,
+    lane_number: int,
+    served_name: str,
+    directory: Path,
+    started: list[contextlib.ExitStack],
 ) -> Iterator[tuple[str, ...]]:
-    """Start all engines of a configuration, one after the other; gives their URLs. Raises EngineFailedError."""
+    """Start all engines of a configuration, one after the other; gives their URLs. Raises EngineFailedError.
+
+    `started` gets what ends them, for whoever is interrupted.
+    """
     if job.gpus > len(lane.gpus):
         raise ProfilerError(f"{job.label} needs {job.gpus} GPUs; its lane has {lane.gpus}")
     gpus = lane.gpus[: job.gpus]
     with contextlib.ExitStack() as stack:
+        started.append(stack)
         env = {**engine.env, **job.model.env, "CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))}
         if job.shape.mps:
             env |= stack.enter_context(Mps(gpus, Path("/tmp") / f"shoal-mps-{os.getpid()}-{lane_number}")).env
@@ -159,8 +170,8 @@ def running_engines(
             port = FIRST_PORT + lane_number * PORTS_PER_LANE + number
             command = make_command(engine, job, lane, served_name, port)
             log = directory / f"{job.label}-{number}.log"
-            started = Engine(command, env, port, log)
-            stack.callback(started.stop)
-            started.wait_until_ready(engine.start_seconds)
-            urls.append(started.url)
+            server = Engine(command, env, port, log)
+            stack.callback(server.stop)
+            server.wait_until_ready(engine.start_seconds)
+            urls.append(server.url)
         yield tuple(urls)

@@ -22,7 +22,7 @@ from shoal.profiler.specs import Kind
 
 GRAPH_TOKENS: Final = 512  # the largest captured graph: steps above it have the larger floor
 NAMES: Final = ("alpha", "beta", "gamma", "floorSmall", "floorLarge", "apiLimit")
-_STEPS: Final = 512  # played for each point
+_STEPS: Final = 4096  # played for each point: chance in them is then below 1 %
 _SETTLE: Final = 64
 _HUBER: Final = 1.5
 _LEAST_NOISE: Final = 0.005  # relative; no gap is known better

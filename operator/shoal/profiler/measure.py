@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -232,6 +232,7 @@ def _engine_use(engine: EngineSampler, window: tuple[float, float]) -> dict[str,
     }
 
 
-def measured_names(points: Sequence[Point]) -> tuple[str, ...]:
-    """The kinds of steps that were taken, in order."""
-    return tuple(dict.fromkeys(point.spec.name for point in points))
+def has_budget(settings: Settings, journal: Journal) -> bool:
+    """Whether the next step still fits into the budget."""
+    spec = next_step(settings, journal.points)
+    return spec is not None and spec.expected_seconds <= settings.budget_seconds - journal.spent_seconds

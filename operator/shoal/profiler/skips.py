@@ -46,6 +46,8 @@ class Known:
 
 def why_skip(candidate: Candidate, known: Sequence[Known]) -> str | None:
     """The reason why nothing is to be gained by this one; None: measure it."""
+    newest = {one.candidate: one for one in known}
+    known = [one for one in newest.values() if one.measured.saturation is not None]
     for rule in (_larger_batch, _more_kv, _more_engines, _more_gpus):
         if (reason := rule(candidate, known)) is not None:
             return reason
