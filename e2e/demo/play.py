@@ -22,8 +22,8 @@ from shoal.sim.load_report import Outcome
 from shoal.sim.traffic import Traffic
 
 STAMP = "simulated engines; real API server, scheduler, Envoy"
-# A decision that comes some seconds after a step has seen few arrivals. Where the rate lies within two standard errors of
-# what a replica more or less carries, chance alone makes a second move, or none; these rates lie further off.
+# A decision that comes some seconds after a step has seen few arrivals. Where the rate lies within two standard errors
+# of what a replica more or less carries, chance alone makes a second move, or none; these rates lie further off.
 CHAT = Stream("chat", "chat", 6.0, 24.0, input_mean=1000, output_mean=40, ttft_ms=1500, itl_ms=80, seed=11)
 DOCS = Stream("docs", "docs", 15.8, 15.8, input_mean=1000, output_mean=40, ttft_ms=1500, itl_ms=80, seed=31)
 SEARCH = Stream("search", "search", 1.1, 4.4, input_mean=2000, output_mean=100, ttft_ms=2000, itl_ms=100, seed=12)
