@@ -1,1 +1,1 @@
-"""How well capacity is predicted: `python -m bench.capacity`. Against real runs, queueing theory and simulated engines."""
+"""How well capacity is predicted: `python -m bench.capacity`. Beside real runs, theory and simulated engines."""

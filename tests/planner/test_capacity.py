@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planner_world import MIX, make_point, make_row
+from planner_world import ENGINE, MIX, decide_one, make_point, make_pool, make_profile, make_row, make_service
 
 from shoal.domain.profile import LengthMix, Quantiles, StepModel
 from shoal.domain.reasons import ProfileState, Rejection
-from shoal.domain.service import Objective
+from shoal.domain.service import Objective, Workload
 from shoal.planner.capacity import Basis, clock_ratio, quantile, rate_row
 from shoal.planner.curves import KNEE, make_line
 from shoal.planner.latency import EngineModel, modelled_curve
@@ -276,3 +276,71 @@ def test_physics_of_measured_rows_at_other_mixes_clocks_and_memories(ratios, cac
     assert of(tight, fast, much) <= base
     assert of(loose, slow, much) <= base * WOBBLE or base == 0
     assert of(loose, fast, little) <= base * WOBBLE or base == 0
+
+
+class TestAlternatives:
+    """Chunks and API servers that nobody measured: offered only where the measured ones bind, as the model carries."""
+
+    LONG = LengthMix(2048, 128, 4096, 256)
+
+    def test_the_chunk_trades_ttft_against_itl(self):
+        # real runs: at the same mean ITL (12.5 ms), prompts of 2,048 tokens and chunks of 512, 2,048 and 8,192 had a
+        # p99 ITL of 17, 44 and 124 ms and a p99 TTFT of 1,775, 790 and 606 ms
+        steps = StepModel(7.0, 0.03, 2e-5, 9.0, 12.0)
+        found = []
+        for chunk in (512, 2048, 8192):
+            engine = EngineModel(steps, 256, chunk, 1e9)
+            mean = modelled_curve(engine, self.LONG, 0)
+            rate = mean.itl.highest_rate(12.5, mean.saturation)
+            found.append(modelled_curve(engine, self.LONG, 99).latencies(min(rate, 0.92 * mean.saturation)))
+        ttfts, itls = zip(*found, strict=True)
+        assert itls == tuple(sorted(itls))
+        assert ttfts == tuple(sorted(ttfts, reverse=True))
+
+    @staticmethod
+    def options(row, objective, *, lengths=MIX, most=1):
+        service = make_service(
+            objective=objective,
+            workload=Workload(1.0, lengths),
+            engine=replace(ENGINE, max_api_servers=most),
+        )
+        decision = decide_one(service, [make_pool()], [make_profile([row])])
+        seen = (
+            *(p.placement for p in decision.explanation.frontier),
+            *(r.placement for r in decision.explanation.rejected),
+        )
+        chosen = decision.plan.variants[0].placement.configuration
+        return chosen, {(p.configuration.max_num_batched_tokens, p.configuration.api_servers) for p in seen}
+
+    def test_other_chunks_come_in_where_a_latency_binds(self):
+        row = replace(make_row(0, steps=StepModel(7.0, 0.03, 2e-5, 9.0, 12.0), mix=self.LONG, chunk=8192))
+        chosen, seen = self.options(row, Objective(95, 20_000, 45), lengths=self.LONG)
+        assert {chunk for chunk, _ in seen} >= {512, 1024, 2048, 4096, 8192}
+        assert chosen.max_num_batched_tokens < 8192  # smaller pieces keep the gaps short
+
+    def test_and_not_where_throughput_does(self):
+        row = make_row(0, steps=StepModel(7.0, 0.03, 2e-5), mix=self.LONG)
+        assert self.options(row, Objective(95, 600_000, 10_000), lengths=self.LONG)[1] == {(2048, 1)}
+
+    def test_more_api_servers_come_in_where_one_binds_and_the_class_allows_them(self):
+        row = make_row(0, steps=StepModel(2.0, 0.001, 1e-7, api_tokens_per_second=2000))
+        assert self.options(row, LOOSE, most=1)[1] == {(2048, 1)}
+        chosen, seen = self.options(row, LOOSE, most=4)
+        assert seen == {(2048, 1), (2048, 2), (2048, 4)}
+        assert chosen.api_servers == 4
+        gpu_bound = make_row(0, steps=StepModel(20.0, 0.1, 1e-5, api_tokens_per_second=20_000))
+        assert self.options(gpu_bound, LOOSE, most=4)[1] == {(2048, 1)}
+
+    def test_capacity_is_at_most_what_the_servers_stream(self):
+        row = make_row(0, steps=StepModel(2.0, 0.001, 1e-7, api_tokens_per_second=2000))
+        one, two = (rate_row(basis(row, api_servers=n)).capacity for n in (1, 2))
+        assert one.overload_rate == pytest.approx(2000 / 128)
+        assert two.overload_rate == pytest.approx(4000 / 128)
+
+    def test_a_measured_row_is_carried_with_the_margin_of_a_model(self):
+        row = make_row(18.6, points=POINTS, steps=replace(STEPS, api_tokens_per_second=2000))
+        carried = rate_row(basis(row, api_servers=2)).capacity
+        assert carried.margin == pytest.approx(0.8)
+        assert any("carried" in note for note in carried.notes)
+        measured = rate_row(basis(replace(row, api_servers=2), api_servers=2)).capacity
+        assert (measured.margin, measured.notes) == (0.9, ())

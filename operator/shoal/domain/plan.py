@@ -30,6 +30,7 @@ class Capacity:
     credited: float | None = None
     """Of a configuration that is learned: the rate live traffic vouches for. Only what this carries may be given back;
     None: `rate`."""
+    notes: tuple[str, ...] = ()  # where this leaves what was measured or checked
 
 
 @dataclass(frozen=True, slots=True)

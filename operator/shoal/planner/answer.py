@@ -184,6 +184,7 @@ def _explanation(outcome: Outcome, message: str) -> Explanation:
     assessment = outcome.assessment
     if outcome.rollout.blocked:
         message += explain.explain_blocked(assessment)
+    message += explain.explain_notes(outcome.choice.counts, assessment.fleets)
     return Explanation(
         demand=assessment.demand or NO_DEMAND,
         profile=assessment.profile,

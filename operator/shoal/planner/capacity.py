@@ -25,10 +25,10 @@ from shoal.planner.credit import (
 )
 from shoal.planner.curves import KNEE, Curve, Line, make_line
 from shoal.planner.latency import MEAN, EngineModel, modelled_curve
+from shoal.planner.validity import LOOSE_TTFT_MS, MARGIN_OUTSIDE, Use, find_notes, outside
 
 FAR: Final = 0.25  # log-distance of length mixes from which a measured knee counts as modelled
 SAME: Final = 0.03  # below this distance a mix is the row's own
-LOOSE_TTFT_MS: Final = 250.0  # from here on a TTFT objective is in effect a limit of throughput
 LEAST_USE: Final = 0.02  # an objective met only below this share of saturation is out of reach
 OVERLOADED: Final = 0.97  # points above this share of saturation show the queue, not the engine
 _RESAMPLED: Final = (0.2, 0.4, 0.6, 0.75, 0.85, KNEE)  # shares of saturation at which a slowed engine is looked at
@@ -111,6 +111,7 @@ def rate_row(basis: Basis, ratio: float = 1.0) -> Rating | None:
         profile=basis.profile,
         limit=limit,
         credited=credited,
+        notes=find_notes(_use(basis)),
     )
     return Rating(capacity, curve, floor)
 
@@ -153,13 +154,18 @@ def _margin(basis: Basis, curve: Curve) -> float:
         return MARGIN_ESTIMATED
     row = basis.row
     measured = bool(row.points or row.overload_rate)
+    modelled = MARGIN_MODELLED - (MARGIN_MODELLED - MARGIN_OUTSIDE) * outside(_use(basis))
     if not measured or basis.state in (ProfileState.LEARNED, ProfileState.STALE):
-        return MARGIN_MODELLED
+        return modelled
     ttft = basis.objective.ttft_ms
     if ttft is not None and ttft < LOOSE_TTFT_MS and not curve.ttft.known:
         return MARGIN_ESTIMATED
     far = 1.0 if basis.is_carried else min(1.0, distance(row.lengths, basis.lengths) / FAR)
-    return MARGIN_MEASURED - (MARGIN_MEASURED - MARGIN_MODELLED) * far
+    return MARGIN_MEASURED - (MARGIN_MEASURED - modelled) * far
+
+
+def _use(basis: Basis) -> Use:
+    return Use(basis.row, basis.lengths, basis.objective, basis.kv_cache_tokens, basis.is_carried)
 
 
 def _engine_curve(basis: Basis, ratio: float) -> Curve | None:

@@ -144,6 +144,13 @@ def explain_blocked(assessment: Assessment) -> str:
     )
 
 
+def explain_notes(counts: Mapping[Placement, int], fleets: Mapping[Placement, Fleet]) -> str:
+    """Where the capacities of the plan leave what was measured or checked; nothing where they do not."""
+    used = [fleets[placement].option.rating.capacity for placement in sorted(counts) if placement in fleets]
+    notes = dict.fromkeys(note for capacity in used for note in capacity.notes)
+    return f" Beyond what was measured: {'; '.join(notes)}." if notes else ""
+
+
 def explain_costlier(fleet: Fleet, rate: float, least: int, chosen: float) -> str:
     """Why an option that could serve was not taken."""
     need = max(fleet.need(rate), least)
