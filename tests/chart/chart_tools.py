@@ -32,6 +32,8 @@ ALL_ON: Object = {
         "paused": True,
         "logFormat": "text",
         "maxConcurrentMoves": 4,
+        "maxCapacityLossPercent": 50,
+        "energyPricePerKWh": 0.25,
         "watchNamespaces": ["team-a", "team-b"],
         "prometheusURL": "http://prometheus.monitoring.svc:9090",
         "nodeSelector": {"kubernetes.io/os": "linux"},

@@ -97,6 +97,8 @@ def test_the_operator_understands_its_environment(values: Object) -> None:
         assert settings.paused
         assert not settings.json_logs
         assert settings.max_concurrent_moves == 4
+        assert settings.max_capacity_loss_percent == 50
+        assert settings.energy_price_per_kwh == 0.25
         assert settings.xds_address == "10.0.0.9:18000"
         assert settings.prometheus_url == "http://prometheus.monitoring.svc:9090"
         assert settings.router_image == f"registry.example:5000/team/envoyproxy/envoy@{DIGEST}"

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from planner_world import (
     L40S,
     make_load,
+    make_point,
     make_pool,
     make_profile,
     make_row,
@@ -23,6 +24,7 @@ from planner_world import (
 
 from shoal.domain.plan import Infeasible, Scale
 from shoal.domain.pool import Admission
+from shoal.domain.reasons import Binding
 from shoal.domain.service import Limits, Memory, Objective, PlacedReplicas
 from shoal.planner.assess import assess, make_world
 from shoal.planner.decide import decide
@@ -171,6 +173,94 @@ def test_of_two_that_would_both_move_to_a_cheaper_pool_the_one_that_saves_more_d
     assert shape(plans.decisions[old.key]) == {("h100", 1, 1): 1}
     assert shape(plans.decisions[young.key]) == {("l40s", 1, 1): 1}
     assert plans.decisions[old.key].explanation.mix_wanted_since is not None
+
+
+class TestWhoIsCut:
+    def test_those_who_have_the_gpus_are_named_with_their_priority(self):
+        low = service("low", ("h100",), 20)
+        high = service("high", ("h100",), 26, priority=7)
+        decision = decide_all([low, high], pools_of(h100=4, l40s=0)).decisions[low.key]
+        assert decision.binding is Binding.PRIORITY
+        assert "Of higher priority: ml/high (priority 7) has 3." in decision.explanation.message
+
+    def test_the_objective_that_all_requests_could_have_is_told(self):
+        """One replica within 200 ms carries less than is asked, but its queue would not grow."""
+        points = (make_point(2, 100, 10), make_point(6, 180, 14), make_point(9, 400, 20))
+        profile = make_profile([make_row(10, points=points)])
+        one = make_service(rate=8.5, objective=Objective(95, 200, 40))
+        decision = decide(snapshot([one], [make_pool(gpus=1)], [profile])).decisions[one.key]
+        assert decision.binding is Binding.STOCK
+        assert decision.nearest.ttft_ms == pytest.approx(364, abs=2)
+        assert decision.nearest.itl_ms is None
+        assert f"All of it could be served with a TTFT of {decision.nearest.ttft_ms} ms (p95)" in (
+            decision.explanation.message
+        )
+
+    def test_beyond_what_the_replicas_can_do_no_objective_is_promised(self):
+        one = service("one", ("h100",), 1000)
+        decision = decide_all([one], pools_of(h100=1)).decisions[one.key]
+        assert (decision.nearest.ttft_ms, decision.nearest.itl_ms) == (None, None)
+        assert decision.nearest.gpus == 112
+        assert decision.nearest.rate == pytest.approx(9)
+
+
+class TestEnergy:
+    """A kilowatt-hour has a price: of two pools that cost the same, the one that takes less power is used."""
+
+    def choose(self, energy_price, watts=(700, 250), prices=(0.0, 0.0)):
+        profiles = [
+            make_profile([make_row(10, points=(self.point(1, watts[0]), self.point(9, watts[0])))]),
+            make_profile([make_row(5, points=(self.point(1, watts[1]), self.point(4.5, watts[1])))], L40S, name="q"),
+        ]
+        pools = [make_pool(price=prices[0]), make_pool("l40s", L40S, price=prices[1], memory=48)]
+        one = service("one", rate=9)
+        world = replace(snapshot([one], pools, profiles), energy_price_per_kwh=energy_price)
+        return decide(world).decisions[one.key]
+
+    @staticmethod
+    def point(rate, watts):
+        return replace(make_point(rate, 40, 10), watts=watts)
+
+    def test_energy_alone_where_gpus_cost_nothing(self):
+        assert shape(self.choose(0.0)) == {("h100", 1, 1): 1}  # fewer GPUs, as nothing has a price
+        assert shape(self.choose(0.3)) == {("l40s", 1, 1): 2}  # 500 W against 700 W
+        assert shape(self.choose(0.3, watts=(400, 250))) == {("h100", 1, 1): 1}
+
+    def test_energy_is_part_of_the_cost(self):
+        assert self.choose(0.3, prices=(1.0, 9.0)).plan.cost_per_hour == pytest.approx(1 + 0.3 * 0.7)
+
+    @pytest.mark.parametrize("price", [float("nan"), float("inf"), -1.0])
+    def test_a_price_that_is_none_counts_as_nothing(self, price):
+        assert self.choose(price).plan.cost_per_hour < 0.01
+
+
+strange_rates = st.sampled_from([0.0, 1e-9, 0.5, 7.0, 90.0, 1e6, 1e12, float("nan"), float("inf"), -1.0])
+strange_knees = st.sampled_from([10.0, 0.0, -1.0, 1e-9, 1e9, float("nan"), float("inf")])
+
+
+@settings(derandomize=True, max_examples=30, deadline=None)
+@given(
+    rates=st.lists(strange_rates, min_size=1, max_size=40),
+    gpus=st.tuples(st.integers(0, 40), st.integers(0, 40)),
+    knees=st.tuples(strange_knees, strange_knees, strange_knees),
+)
+def test_any_rates_profiles_and_stock_get_one_decision_each_within_the_stock(rates, gpus, knees):
+    """No demand and a million requests per second, no GPU, and profiles of nonsense: few services and many."""
+    profiles = [
+        make_profile([make_row(knees[0]), make_row(knees[1], tp=2)]),
+        make_profile([make_row(knees[2])], L40S, name="q"),
+    ]
+    services = [
+        service(f"s{i}", rate=rate, priority=i % 3, created_at=float(i), limits=Limits(i % 2))
+        for i, rate in enumerate(rates)
+    ]
+    pools = pools_of(*gpus)
+    plans = decide(snapshot(services, pools, profiles))
+    assert set(plans.decisions) == {s.key for s in services}
+    for pool in pools:
+        used = sum(v.gpus for d in plans.decisions.values() for v in d.plan.variants if v.placement.pool == pool.name)
+        assert used <= pool.stock.usable
+    assert all(decision.explanation.message for decision in plans.decisions.values())
 
 
 @pytest.mark.parametrize("count", [40, 80])

@@ -270,6 +270,17 @@ class TestBrakes:
         assert both(running_with(4, 90)).plan.replicas == 10
 
 
+class TestLossOfCapacity:
+    """How much of its capacity a service may give back in one decision."""
+
+    @pytest.mark.parametrize(("n", "loss", "after"), [(10, 1.0, 2), (10, 0.5, 5), (10, 0.2, 8), (3, 0.1, 2)])
+    def test_one_decision_gives_back_so_much_at_most_and_one_replica_in_any_case(self, n, loss, after):
+        assert replicas(running_with(n, 13), max_capacity_loss=loss) == after
+
+    def test_what_a_limit_takes_is_not_held_up(self):
+        assert replicas(running_with(10, 85, limits=Limits(1, 2)), max_capacity_loss=0.1) == 2
+
+
 def situation(count, demand, memory=None):
     option = _option()
     return Situation(

@@ -15,12 +15,14 @@ class Brakes:
 
     `paused` freezes every target. `shrink_after_seconds` is both how long a lower rate must have lasted and how long
     ago the
-    last move must be before replicas are given back.
+    last move must be before replicas are given back. `max_capacity_loss` is the largest share of a service's capacity
+    that one decision may give back; what a limit, a quota or a higher priority takes is not held up by it.
     """
 
     paused: bool = False
     max_concurrent_moves: int | None = None
     shrink_after_seconds: float = 120.0
+    max_capacity_loss: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,8 @@ class Snapshot:
 
     The services share the pools; `profiles` are all that may apply: those of a service's own namespace count before
     those of
-    the operator's.
+    the operator's. `energy_price_per_kwh` is added to the price of GPUs whose power is known from a profile; with pools
+    that cost nothing, energy alone is what plans save.
     """
 
     now: float
@@ -38,3 +41,4 @@ class Snapshot:
     profiles: tuple[Profile, ...]
     operator_namespace: str = "shoal-system"
     brakes: Brakes = Brakes()
+    energy_price_per_kwh: float = 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,9 +23,11 @@ from shoal.domain.plan import (
 )
 from shoal.domain.pool import Pool
 from shoal.domain.reasons import Binding, HoldReason, ProfileState, Rejection
-from shoal.domain.service import Mode, RequiredProfile, ServiceKey
+from shoal.domain.service import Mode, RequiredProfile
 from shoal.planner import explain
 from shoal.planner.assess import Assessment
+from shoal.planner.curves import KNEE
+from shoal.planner.explain import Holding
 from shoal.planner.frontier import frontier_of
 from shoal.planner.ledger import UNBOUNDED, PoolRoom, Room
 from shoal.planner.rollout import Rollout
@@ -34,15 +37,6 @@ from shoal.planner.stabilise import Choice
 MOST_UTILISED: float = 1000.0  # stands for a demand without any capacity
 UNKNOWN = Capacity(0.0, 0.0, None, None, 0.0, ProfileState.MISSING, None, "unknown")
 NO_DEMAND = Demand(rate=0.0, forecast=0.0, standard_error=0.0, slope=0.0, window_seconds=0.0, observed=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Holding:
-    """GPUs of one pool that a service shall have."""
-
-    service: ServiceKey
-    priority: int
-    gpus: int
 
 
 @dataclass(frozen=True)
@@ -114,17 +108,37 @@ def _short(outcome: Outcome, pools: Mapping[str, Pool]) -> Infeasible:
     assessment = outcome.assessment
     needed = _needed_gpus(assessment)
     binding = Binding.LATENCY if assessment.nearest is not None else _shortage(outcome)
-    nearest = assessment.nearest or NearestFeasible(rate=outcome.carried, gpus=needed)
+    plan = _plan(outcome, binding)
+    nearest = assessment.nearest or _nearest(outcome, plan.predicted, needed)
     message = explain.explain_shortage(assessment, binding, outcome.carried, needed, pools)
+    if binding is Binding.PRIORITY:
+        message += explain.explain_preferred(outcome.preferred)
+    message += explain.explain_nearest(assessment, nearest) if assessment.nearest is None else ""
     return Infeasible(
         service=assessment.service.key,
         binding=binding,
-        plan=_plan(outcome, binding),
+        plan=plan,
         steps=outcome.rollout.steps,
         explanation=_explanation(outcome, message),
         nearest=nearest,
         moved=_moved(outcome),
     )
+
+
+def _nearest(outcome: Outcome, predicted: Prediction, needed: int | None) -> NearestFeasible:
+    """What could be met instead: a lower rate, more GPUs, or, while the queue would not grow, a looser objective."""
+    objective, fleets = outcome.assessment.service.objective, outcome.assessment.fleets
+    overload = sum(fleets[p].option.overload_rate * n for p, n in outcome.choice.counts.items() if p in fleets)
+    demand = (outcome.assessment.demand or NO_DEMAND).forecast
+    ttft = itl = None
+    if demand < KNEE * overload and outcome.carried > 0:
+        ttft = _looser(objective.ttft_ms, predicted.ttft_ms)
+        itl = _looser(objective.itl_ms, predicted.itl_ms)
+    return NearestFeasible(ttft_ms=ttft, itl_ms=itl, rate=outcome.carried, gpus=needed)
+
+
+def _looser(asked: float | None, predicted: float | None) -> float | None:
+    return math.ceil(predicted) if asked is not None and predicted is not None and predicted > asked else None
 
 
 def _impossible(outcome: Outcome, pools: Mapping[str, Pool]) -> Infeasible:
@@ -134,6 +148,8 @@ def _impossible(outcome: Outcome, pools: Mapping[str, Pool]) -> Infeasible:
         needed = _needed_gpus(assessment)
         binding = _shortage(outcome)
         message = explain.explain_shortage(assessment, binding, 0.0, needed, pools)
+        if binding is Binding.PRIORITY:
+            message += explain.explain_preferred(outcome.preferred)
         nearest = NearestFeasible(rate=0.0, gpus=needed)
     else:
         binding = _obstacle(assessment)

@@ -101,7 +101,7 @@ def make_world(snapshot: Snapshot) -> World:
         snapshot,
         {pool.name: pool for pool in snapshot.pools},
         {model: tuple(found) for model, found in profiles.items()},
-        {pool.name: make_bare(pool) for pool in snapshot.pools},
+        {pool.name: make_bare(pool, snapshot.energy_price_per_kwh) for pool in snapshot.pools},
     )
 
 

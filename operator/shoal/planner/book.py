@@ -197,6 +197,7 @@ def _situation(assessment: Assessment, room: Room, may_move: bool, world: World)
         held_gpus=assessment.held_gpus,
         lasting_queues=assessment.lasting_queues,
         slower=assessment.slower,
+        max_loss=world.snapshot.brakes.max_capacity_loss,
     )
 
 

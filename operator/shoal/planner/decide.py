@@ -12,10 +12,11 @@ from shoal.domain.plan import Decision, PlanSet
 from shoal.domain.service import Mode, Service, ServiceKey
 from shoal.domain.snapshot import Snapshot
 from shoal.planner.allocate import allocate
-from shoal.planner.answer import Holding, Outcome, make_decision
+from shoal.planner.answer import Outcome, make_decision
 from shoal.planner.assess import Assessment, World, assess, make_world
 from shoal.planner.book import keeps_still
 from shoal.planner.demand import rate_now
+from shoal.planner.explain import Holding
 from shoal.planner.ledger import Ledger
 from shoal.planner.rollout import Rollout, is_there, next_steps, peak_uses, standing_still
 from shoal.planner.stabilise import Choice

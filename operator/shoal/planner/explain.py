@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
 
 from shoal.domain.configuration import Placement
 from shoal.domain.plan import Demand, NearestFeasible
 from shoal.domain.pool import Pool
 from shoal.domain.reasons import Binding, HoldReason, ProfileState
+from shoal.domain.service import ServiceKey
 from shoal.planner.assess import Assessment
 from shoal.planner.demand import FRESH
 from shoal.planner.stabilise import Change, Choice
 from shoal.planner.thermal import Fleet
+
+MOST_NAMED: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """GPUs of one pool that a service shall have."""
+
+    service: ServiceKey
+    priority: int
+    gpus: int
 
 
 def describe(counts: Mapping[Placement, int]) -> str:
@@ -89,6 +103,24 @@ def explain_shortage(
         )
     holders = "; ".join(explain_stock(pools[name]) for name in names if name in pools)
     return f"needs {_needs(needed_gpus)} {_either(names)}; {holders}. {serving}"
+
+
+def explain_preferred(holdings: Sequence[Holding]) -> str:
+    """Who of higher priority has the GPUs that are missing."""
+    names = [f"{h.service} (priority {h.priority}) has {h.gpus}" for h in holdings[:MOST_NAMED]]
+    more = len(holdings) - MOST_NAMED
+    return f" Of higher priority: {', '.join(names)}{f' and {more} more' if more > 0 else ''}."
+
+
+def explain_nearest(assessment: Assessment, nearest: NearestFeasible) -> str:
+    """The objective that all requests could have with what there is."""
+    objective = assessment.service.objective
+    parts = [
+        f"a {name} of {value:g} ms"
+        for name, value in (("TTFT", nearest.ttft_ms), ("ITL", nearest.itl_ms))
+        if value is not None
+    ]
+    return f" All of it could be served with {' and '.join(parts)} (p{objective.percentile})." if parts else ""
 
 
 def explain_latency(assessment: Assessment, nearest: NearestFeasible) -> str:

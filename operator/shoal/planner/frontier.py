@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -105,20 +107,25 @@ def survey_pool(needs: Needs, pool: Pool, profiles: Iterable[Profile]) -> Survey
 
 @dataclass(frozen=True, slots=True)
 class BarePool:
-    """A pool without what changes from one decision to the next. `island`: GPUs that can serve one engine together."""
+    """A pool without what changes from one decision to the next.
+
+    `island`: GPUs that can serve one engine together; `energy_price`: of a kilowatt-hour.
+    """
 
     pool: Pool
     island: int
+    energy_price: float = 0.0
 
 
-def make_bare(pool: Pool) -> BarePool:
+def make_bare(pool: Pool, energy_price: float = 0.0) -> BarePool:
     """What of a pool configurations depend on."""
-    return BarePool(replace(pool, stock=None, admissions=(), max_gpus=None), largest_island(pool))
+    known = energy_price if math.isfinite(energy_price) and energy_price > 0 else 0.0
+    return BarePool(replace(pool, stock=None, admissions=(), max_gpus=None), largest_island(pool), known)
 
 
 def survey_bare(needs: Needs, bare: BarePool, profiles: Iterable[Profile]) -> Survey:
     """The survey of a pool, remembered: it does not depend on rates or on who holds what."""
-    return _survey(needs, bare.pool, bare.island, tuple(Same(profile) for profile in profiles))
+    return _survey(needs, bare, tuple(Same(profile) for profile in profiles))
 
 
 def largest_island(pool: Pool) -> int:
@@ -159,7 +166,8 @@ def _frontier(keys: tuple[Same[Option], ...]) -> tuple[FrontierPoint, ...]:
 
 
 @lru_cache(maxsize=16384)
-def _survey(needs: Needs, pool: Pool, island: int, keys: tuple[Same[Profile], ...]) -> Survey:
+def _survey(needs: Needs, bare: BarePool, keys: tuple[Same[Profile], ...]) -> Survey:
+    pool, island = bare.pool, bare.island
     profiles = tuple(key.it for key in keys)
     chosen = choose_rows(profiles, pool.accelerator, needs.engine, needs.required, needs.lengths)
     chosen = with_alternatives(chosen, needs.engine, needs.lengths, needs.objective)
@@ -169,7 +177,7 @@ def _survey(needs: Needs, pool: Pool, island: int, keys: tuple[Same[Profile], ..
     for candidate in _candidates(needs, pool, island, chosen):
         placement = Placement(pool.name, candidate.configuration)
         objection = first_objection(candidate)
-        option = None if objection else _make_option(candidate)
+        option = None if objection else _make_option(candidate, bare.energy_price)
         if objection is None and option is None:
             objection = (Rejection.NOT_MEASURED, "the profile's numbers for this configuration cannot be used")
         if option is not None and option.rating.floor is not None:
@@ -220,7 +228,7 @@ def _any_facts(chosen: dict[Configuration, RowChoice]) -> ModelFacts | None:
     return next((facts for facts in known if facts), None)
 
 
-def _make_option(candidate: Candidate) -> Option | None:
+def _make_option(candidate: Candidate, energy_price: float) -> Option | None:
     c, needs, pool, choice = candidate.configuration, candidate.needs, candidate.pool, candidate.choice
     facts = candidate.facts
     shape = {"tensor_parallel": c.tensor_parallel, "engines_per_gpu": c.engines_per_gpu}
@@ -250,7 +258,20 @@ def _make_option(candidate: Candidate) -> Option | None:
     rating = rate_row(basis)
     if rating is None or (rating.capacity.rate <= 0 and rating.floor is None):
         return None
-    return Option(Placement(pool.name, c), basis, rating, max(pool.price_per_gpu_hour, FREE))
+    energy = energy_price * watts_at(row, rating.capacity.rate) / 1000 / c.gpus_per_replica
+    return Option(Placement(pool.name, c), basis, rating, max(pool.price_per_gpu_hour + energy, FREE))
+
+
+def watts_at(row: ProfileRow, rate: float) -> float:
+    """Mean power of a replica's GPUs at a rate of each engine, between the row's points; 0 where nobody measured it."""
+    known = [(point.rate, point.watts) for point in row.points if point.watts is not None and point.watts >= 0]
+    if not known:
+        return 0.0
+    place = bisect_left(known, (rate, 0.0))
+    if place == 0 or place == len(known):
+        return known[min(place, len(known) - 1)][1]
+    (low, least), (high, most) = known[place - 1], known[place]
+    return least + (most - least) * (rate - low) / (high - low)
 
 
 def _with_lesson(

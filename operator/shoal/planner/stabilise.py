@@ -79,7 +79,8 @@ class Situation:
 
     `present` is the target so far (or what runs); `demand` None: nothing is known. `starting`: replicas on their way.
     `moving`: what runs is not the target yet. `may_move` False: too many services are moving already. `held_gpus` are
-    those of ready replicas. `slower`: engines are, right now, much slower than what is planned with.
+    those of ready replicas. `slower`: engines are, right now, much slower than what is planned with. `max_loss`:
+    share of the capacity that may be given back at once.
     """
 
     now: float
@@ -97,6 +98,7 @@ class Situation:
     may_move: bool
     held_gpus: int
     slower: bool = False
+    max_loss: float = 1.0
     lasting_queues: int = 0
 
 
@@ -235,10 +237,20 @@ def _shrunk(situation: Situation, demand: Demand, choice: Choice) -> Choice | No
     vouched = {placement: vouched_fleet(situation.fleets[placement]) for placement in choice.counts}
     if any(fleet.option.estimated for fleet in vouched.values()):
         return None  # an estimate may add replicas, never remove any
-    smaller = shrink(vouched, choice.counts, _safe_rate(demand), situation.least)
+    rate = max(_safe_rate(demand), _least_left(situation.max_loss, choice.counts, vouched))
+    smaller = shrink(vouched, choice.counts, rate, situation.least)
     if smaller.replicas >= sum(choice.counts.values()) or not smaller.enough:
         return None
     return Choice(smaller.counts, Change.SHRINK, is_enough(situation, smaller.counts))
+
+
+def _least_left(max_loss: float, counts: Mapping[Placement, int], fleets: Fleets) -> float:
+    """Rate that must be left after one decision, whatever the demand; one replica may go in any case."""
+    if not 0 <= max_loss < 1:
+        return 0.0
+    carried = total_rate(counts, fleets)
+    largest = max(fleets[placement].option.rate for placement in counts)
+    return max(0.0, min((1 - max_loss) * carried, carried - largest))
 
 
 def _better_mix(situation: Situation, demand: Demand, choice: Choice) -> Choice:

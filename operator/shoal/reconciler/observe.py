@@ -87,7 +87,9 @@ class Observer:
         operator_namespace: str,
         brakes: Brakes,
         now: Now,
+        energy_price_per_kwh: float = 0.0,
     ) -> None:
+        self._energy_price = energy_price_per_kwh
         self._store, self._library, self._telemetry = store, library, telemetry
         self._foreign, self._startups, self._lessons = foreign, startups, lessons
         self._namespace, self._brakes, self._now = operator_namespace, brakes, now
@@ -157,6 +159,7 @@ class Observer:
             profiles=tuple(profiles),
             operator_namespace=self._namespace,
             brakes=self._brakes,
+            energy_price_per_kwh=self._energy_price,
         )
 
     def _complete(self, wish: _Wish, world: _World, memory: Memory | None) -> Service:

@@ -98,7 +98,13 @@ class Operator:
             startups=self.startups,
             lessons=self.lessons,
             operator_namespace=settings.namespace,
-            brakes=Brakes(settings.paused, settings.max_concurrent_moves, settings.shrink_after),
+            brakes=Brakes(
+                settings.paused,
+                settings.max_concurrent_moves,
+                settings.shrink_after,
+                settings.max_capacity_loss_percent / 100,
+            ),
+            energy_price_per_kwh=settings.energy_price_per_kwh,
             now=self.now,
         )
         self.plans = PlanLoop(

@@ -33,6 +33,8 @@ class Settings:
     metrics_port: int = 9090
     workers: int = 16
     max_concurrent_moves: int | None = None
+    max_capacity_loss_percent: int = 100
+    energy_price_per_kwh: float = 0.0
     paused: bool = False
     router_image: str | None = None
     prometheus_url: str | None = None
@@ -58,6 +60,8 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         metrics_port=read.integer("SHOAL_METRICS_PORT", 9090, 1, 65535),
         workers=read.integer("SHOAL_WORKERS", 16, 1, 256),
         max_concurrent_moves=read.integer("SHOAL_MAX_CONCURRENT_MOVES", 0, 0, 100_000) or None,
+        max_capacity_loss_percent=read.integer("SHOAL_MAX_CAPACITY_LOSS_PERCENT", 100, 1, 100),
+        energy_price_per_kwh=read.number("SHOAL_ENERGY_PRICE_PER_KWH", 0.0, 0.0, 1000.0),
         paused=read.flag("SHOAL_PAUSED"),
         router_image=environment.get("SHOAL_ROUTER_IMAGE") or None,
         prometheus_url=environment.get("SHOAL_PROMETHEUS_URL") or None,
