@@ -11,7 +11,7 @@ from render_reports import CAPACITY, CONFIGURATION, MIX, PLACEMENT, make_report
 from shoal.api.load import parse_object
 from shoal.api.model_profile import ModelProfile
 from shoal.domain.live import Evidence, Learned, Lesson, LiveSample, Residual, Tally
-from shoal.domain.profile import ProfileRow, StepModel
+from shoal.domain.profile import LengthMix, ProfileRow, StepModel
 from shoal.domain.reasons import ProfileState
 from shoal.render.conditions import judge
 from shoal.render.learned import make_learned_profiles, read_learned
@@ -73,6 +73,17 @@ def test_what_is_nothing_yet_or_of_trusted_profiles_is_not_kept() -> None:
     assert profiles_of(learned(requests=0.0)) == []
     assert profiles_of(learned(drift=1.5)) == []
     assert profiles_of(replace(learned(), engine_version="0.1.0")) == []
+
+
+def test_lengths_as_buckets_tell_them_can_be_written() -> None:
+    """Seen live: prompts of 2 tokens on average whose 95th percentile, from buckets, was 1.95."""
+    one = learned()
+    assert one.lesson.row is not None
+    row = replace(one.lesson.row, lengths=LengthMix(2.0, 0.5, 1.95, 0.4))
+    (body,) = profiles_of(replace(one, lesson=replace(one.lesson, row=row)))
+    (back,) = read_learned(parse_object(ModelProfile, body))
+    assert back.lesson.row is not None
+    assert back.lesson.row.lengths == LengthMix(2.0, 1.0, 2.0, 1.0)
 
 
 def test_one_object_for_each_gpu_type() -> None:

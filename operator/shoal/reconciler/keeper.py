@@ -34,7 +34,7 @@ class Keeper:
     async def keep(self, item: Item[Custom], resource: ModelService, service: Service) -> str:
         """Write what is due; answer what is wrong, in words, or nothing."""
         wrong = []
-        for body in make_learned_profiles(resource, service, self._lessons.of(item)):
+        for body in self._render(item, resource, service):
             name = body["metadata"]["name"]
             if self._is_due(item, name, body["spec"]):
                 self._tried[item.uid, name] = self._now()
@@ -49,6 +49,13 @@ class Keeper:
     def forget(self, uid: str) -> None:
         """The service is gone."""
         self._tried = {key: at for key, at in self._tried.items() if key[0] != uid}
+
+    def _render(self, item: Item[Custom], resource: ModelService, service: Service) -> list[dict[str, Any]]:
+        try:
+            return make_learned_profiles(resource, service, self._lessons.of(item))
+        except ValueError as error:
+            logger.warning("%s: what was learned cannot be kept: %s", service.key, error)
+            return []
 
     def _is_due(self, item: Item[Custom], name: str, spec: Mapping[str, Any]) -> bool:
         """Whether some number is more than 10 % from what stands there, and the last write lies back."""

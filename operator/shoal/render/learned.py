@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, Final
 
 from shoal.api.convert import profile_from_domain, row_to_domain
@@ -15,7 +16,7 @@ from shoal.api.model_profile import ModelProfile, Provenance
 from shoal.api.model_service import ModelService
 from shoal.domain.configuration import Configuration
 from shoal.domain.live import Evidence, Learned, Lesson, Tally
-from shoal.domain.profile import Profile, Source
+from shoal.domain.profile import LengthMix, Profile, ProfileRow, Source
 from shoal.domain.service import Service
 from shoal.render.names import LABEL_MODEL_SERVICE, learned_name
 from shoal.render.variant import make_metadata
@@ -29,7 +30,10 @@ _NOTES: Final = (
 
 
 def make_learned_profiles(resource: ModelService, service: Service, learned: Iterable[Learned]) -> list[Object]:
-    """One ModelProfile for each GPU type, of the present model and engine version. Trusted rows are not kept here."""
+    """One ModelProfile for each GPU type, of the present model and engine version. Trusted rows are not kept here.
+
+    Raises ValueError for numbers that the schema does not take.
+    """
     by_accelerator: dict[str, list[Learned]] = {}
     for one in learned:
         is_present = (one.model, one.engine_version) == (service.model, service.engine.version)
@@ -69,7 +73,7 @@ def _make_profile(resource: ModelService, service: Service, accelerator: str, le
         engine_version=service.engine.version,
         source=Source.LEARNED,
         facts=facts,
-        rows=tuple(one.lesson.row for one in ordered if one.lesson.row is not None),
+        rows=tuple(_writable(one.lesson.row) for one in ordered if one.lesson.row is not None),
     )
     body = profile_from_domain(profile, provenance=Provenance(tool="shoal operator", notes=_NOTES)).to_dict()
     for row, one in zip(body["spec"]["rows"], ordered, strict=True):
@@ -86,6 +90,14 @@ def _make_profile(resource: ModelService, service: Service, accelerator: str, le
         "metadata": make_metadata(resource, name, labels, {}),
         "spec": _round(body["spec"]),
     }
+
+
+def _writable(row: ProfileRow) -> ProfileRow:
+    """With lengths as the schema takes them: percentiles from coarse buckets may lie below the mean."""
+    lengths = row.lengths
+    inputs, outputs = max(1.0, lengths.input_mean), max(1.0, lengths.output_mean)
+    tails = max(inputs, lengths.input_p95), max(outputs, lengths.output_p95)
+    return replace(row, lengths=LengthMix(inputs, outputs, *tails))
 
 
 def _round(value: Any) -> Any:
