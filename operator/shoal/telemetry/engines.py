@@ -86,6 +86,8 @@ class EngineTracker:
         self._counted_at: float | None = None
         self._slices: deque[_Slice] = deque()  # since the last restart, as many as the window needs
         self._slice: tuple[float, float, float] | None = None  # seconds, finished, arrived of the present reading
+        self._window: EngineWindow | None = None  # of the present reading, made when it is asked for
+        self._is_window_made = False
 
     def record(self, reading: EngineReading, now: float) -> EngineGrowth | None:
         """Take in a reading; None when it is no newer than the last."""
@@ -98,6 +100,7 @@ class EngineTracker:
         counted, arrived = self._count(reading.page, at)
         histograms = self._grow_histograms(reading.page)
         self._extend_window(histograms)
+        self._is_window_made = False
         return EngineGrowth(at, counted, arrived, histograms)
 
     def queue(self) -> QueueState | None:
@@ -112,6 +115,11 @@ class EngineTracker:
 
     def window(self) -> EngineWindow | None:
         """The newest window; None until the engine has told for long enough, and when it told too seldom."""
+        if not self._is_window_made:
+            self._window, self._is_window_made = self._make_window(), True
+        return self._window
+
+    def _make_window(self) -> EngineWindow | None:
         seconds = sum(part.seconds for part in self._slices)
         if self._counted_at is None or not WINDOW_SECONDS <= seconds <= LONGEST_WINDOW:
             return None
