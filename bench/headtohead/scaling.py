@@ -202,6 +202,12 @@ def _jobs_of(policy: str, spec: Mapping[str, Any], place: Job, tuned: Mapping[st
     best = tuned.get(f"{place.scenario}/{place.engine}/{policy}")
     if best is not None and dict(best) != spec["default"]:
         jobs.append(Job(*where, policy, "tuned", json.dumps(best)))
+    done = [json.loads(job.options) for job in jobs]
+    jobs += [
+        Job(*where, policy, name, json.dumps(options))
+        for name, options in spec.get("more", {}).items()
+        if options not in done
+    ]
     return jobs
 
 
