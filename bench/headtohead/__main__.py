@@ -29,50 +29,57 @@ def main() -> int:
     for engine in bench.plan["engines"]:
         bench.table(engine)  # measured here once, not in every process
     for part in options.parts or PARTS:
-        RUN[part](bench, options.jobs)
+        RUN[part](bench, options)
     return 0
 
 
-def tune(bench: scaling.Bench, processes: int) -> None:
+def tune(bench: scaling.Bench, options: argparse.Namespace) -> None:
     """Every grid point on the tuning seeds; the best of each into results/tuned.json."""
     jobs = list(scaling.tuning_jobs(bench))
     rows = scaling.run_all(
-        [(job.key, (bench, "scaling", job)) for job in jobs], bench.results / "tuning.jsonl", processes, say
+        [(job.key, (bench, "scaling", job)) for job in jobs], bench.results / "tuning.jsonl", options.jobs, say
     )
     chosen = scaling.choose_tuned(bench, rows.values())
     (bench.results / "tuned.json").write_text(json.dumps(chosen, indent=1, sort_keys=True) + "\n")
 
 
-def run_scaling(bench: scaling.Bench, processes: int) -> None:
+def run_scaling(bench: scaling.Bench, options: argparse.Namespace) -> None:
     """All policies on the evaluated seeds, but the slow one."""
-    _run_scaling(bench, processes, slow=False)
+    _run_scaling(bench, options, slow=False)
 
 
-def run_keda(bench: scaling.Bench, processes: int) -> None:
+def run_keda(bench: scaling.Bench, options: argparse.Namespace) -> None:
     """The policy that takes many passes."""
-    _run_scaling(bench, processes, slow=True)
+    _run_scaling(bench, options, slow=True)
 
 
-def _run_scaling(bench: scaling.Bench, processes: int, *, slow: bool) -> None:
+def _run_scaling(bench: scaling.Bench, options: argparse.Namespace, *, slow: bool) -> None:
     tuned: dict[str, Any] = json.loads((bench.results / "tuned.json").read_text())
-    jobs = [job for job in scaling.evaluation_jobs(bench, tuned) if (job.policy == "keda") == slow]
+    jobs = [
+        job
+        for job in scaling.evaluation_jobs(bench, tuned)
+        if (job.policy == "keda") == slow
+        and options.scenario in (None, job.scenario)
+        and options.router in (None, job.router)
+        and job.seed <= options.seeds
+    ]
     scaling.run_all(
-        [(job.key, (bench, "scaling", job)) for job in jobs], bench.results / "scaling.jsonl", processes, say
+        [(job.key, (bench, "scaling", job)) for job in jobs], bench.results / "scaling.jsonl", options.jobs, say
     )
 
 
-def run_constant(bench: scaling.Bench, processes: int) -> None:
+def run_constant(bench: scaling.Bench, options: argparse.Namespace) -> None:
     """Constant load with noise."""
     spec = bench.plan["constant"]
     calls = [
         (f"constant/{share}/{seed}", (bench, "constant", (share, seed)))
-        for seed in spec["seeds"]
+        for seed in spec["seeds"][: options.seeds]
         for share in spec["rates"]
     ]
-    scaling.run_all(calls, bench.results / "constant.jsonl", processes, say)
+    scaling.run_all(calls, bench.results / "constant.jsonl", options.jobs, say)
 
 
-def run_sizing(bench: scaling.Bench, _processes: int) -> None:
+def run_sizing(bench: scaling.Bench, _options: argparse.Namespace) -> None:
     """AIConfigurator's recommendation beside Shoal's."""
     spec = bench.plan["sizing"]
     path = bench.results / "sizing.jsonl"
@@ -84,7 +91,7 @@ def run_sizing(bench: scaling.Bench, _processes: int) -> None:
             say(f"{path.name}: {case['name']}")
 
 
-def run_mixes(bench: scaling.Bench, _processes: int) -> None:
+def run_mixes(bench: scaling.Bench, _options: argparse.Namespace) -> None:
     """AIBrix's optimizer beside Shoal's choice among GPU types."""
     path = bench.results / "mixes.json"
     path.write_text(json.dumps({**mixes.compare(bench.plan["mixes"]), "commit": bench.commit}, indent=1) + "\n")
@@ -117,6 +124,9 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.headtohead", description=__doc__, epilog=EXIT_CODES)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; none: all of them")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes at a time")
+    parser.add_argument("--scenario", help="this scenario alone")
+    parser.add_argument("--router", help="this router alone")
+    parser.add_argument("--seeds", type=int, default=10**6, help="the first so many seeds alone")
     parser.add_argument("--cache", default=".run/headtohead", help="where traces and step times lie between runs")
     parser.add_argument("--results", default=str(FOLDER / "results"), help="folder of the results")
     options = parser.parse_args()
