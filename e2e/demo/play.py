@@ -126,7 +126,7 @@ class Play:
     async def _heat(self) -> None:
         ratio = self.timeline.heat_ratio
         gpu = await asyncio.to_thread(stage.heat_one_gpu, self.cluster, self.watcher, DOCS.service, ratio)
-        self._hot = gpu[1]
+        self._hot, self._hot_since = gpu[1], self.watcher.elapsed
         self.seen.weight_before_heat = self._derating(gpu[1])
 
     async def _fill_pool(self) -> None:
@@ -159,6 +159,8 @@ class Play:
             now = self._derating(self._hot)
             before = self.seen.weight_after_heat
             self.seen.weight_after_heat = now if before is None else min(before, now or before)
+            if now is not None and now < self.seen.weight_before_heat and self.seen.weight_followed_after is None:
+                self.seen.weight_followed_after = self.watcher.elapsed - self._hot_since
 
     def _frame(self) -> Frame:
         held = dict.fromkeys(self.seen.stock, 0)

@@ -50,6 +50,7 @@ class Observations:
     derated: list[dict[str, Any]] = field(default_factory=list)
     weight_before_heat: float | None = None  # of the GPU that gets hot, relative to its siblings
     weight_after_heat: float | None = None
+    weight_followed_after: float | None = None  # seconds from the heat to the first smaller weight
     full_pool_message: str = ""
     first_day_answers: int = 0
     operator_restarts: int = 0
@@ -176,7 +177,8 @@ def _weights_follow_heat(seen: Observations) -> Claim:
     before, after = seen.weight_before_heat, seen.weight_after_heat
     if before is None or after is None:
         return Claim("the weights follow the heat", False, "the hot GPU's weight was not seen")
-    return Claim("the weights follow the heat", after < 0.95 * before, f"weight {before:.2f} -> {after:.2f}")
+    late = "" if seen.weight_followed_after is None else f", the first step after {seen.weight_followed_after:.0f} s"
+    return Claim("the weights follow the heat", after < 0.95 * before, f"weight {before:.2f} -> {after:.2f}{late}")
 
 
 def _plan_follows_heat(seen: Observations, service: str, heat: float, end: float) -> Claim:

@@ -78,6 +78,7 @@ def test_the_policies_have_no_mistake_the_server_can_see(release: DevCluster) ->
 
 
 ALLOWED = [
+    ("authentication.k8s.io", "tokenreviews", "create", None),
     ("", "pods", "list", None),
     ("", "pods", "patch", "team-a"),
     ("resource.k8s.io", "resourceclaims", "watch", None),
@@ -94,6 +95,8 @@ ALLOWED = [
     ("coordination.k8s.io", "leases", "create", NAMESPACE),
 ]
 DENIED = [
+    ("", "serviceaccounts/token", "create", NAMESPACE),
+    ("", "pods/proxy", "get", NAMESPACE),
     ("", "secrets", "get", NAMESPACE),
     ("", "pods", "create", "team-a"),
     ("", "pods", "delete", "team-a"),
