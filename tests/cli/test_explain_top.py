@@ -70,6 +70,16 @@ STATUS: dict[str, Any] = {
         }
     ],
     "observed": {"requestsPerSecond": 15.9, "ttftMilliseconds": 80.0, "itlMilliseconds": 13.0, "at": NOW},
+    "learning": [
+        {
+            "configuration": "h100 TP1",
+            "requests": 12400,
+            "creditedRate": 3.9,
+            "timeRatio": 1.1,
+            "itlPredicted": 21.5,
+            "itlObserved": 23.25,
+        }
+    ],
     "gpus": [
         {"pod": "chat-0a1b2c3d-x", "node": "gpu-a", "uuid": "GPU-1", "derating": 0.8, "reason": "1188 of 1980 MHz"}
     ],
@@ -108,6 +118,9 @@ def explain_text(manifest: dict[str, Any]) -> str:
         "1188 of 1980 MHz",
         "120",
         "15.9",
+        "12,400",
+        "21.5",
+        "23.2",
         "TTFT 500 ms, ITL 40 ms",
         "http://shoal-router.team.svc:8080/chat/v1",
     ],

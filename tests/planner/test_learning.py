@@ -24,10 +24,12 @@ from planner_world import (
     snapshot,
 )
 
-from shoal.domain.live import Evidence, Learned, Lesson, LiveSample, Residual, Tally
+from shoal.domain.codec import decode, encode
+from shoal.domain.live import Evidence, Learned, Lesson, LiveSample, Residual, Tally, Target
 from shoal.domain.profile import Source, StepModel
 from shoal.domain.reasons import ProfileState
-from shoal.domain.service import Memory, Objective, PlacedReplicas
+from shoal.domain.service import ManualPlan, Memory, Mode, Objective, PlacedReplicas
+from shoal.domain.snapshot import Snapshot
 from shoal.planner.assess import assess, make_world
 from shoal.planner.capacity import Basis, mean_curve, rate_row
 from shoal.planner.credit import (
@@ -40,6 +42,7 @@ from shoal.planner.credit import (
     planned_rate,
     uncertainty,
 )
+from shoal.planner.decide import decide
 from shoal.planner.learning import DRIFT_SECONDS, learn, scale_row, take_in
 from shoal.planner.residual import compare
 
@@ -49,6 +52,7 @@ ESTIMATE = make_profile([ROW], source=Source.ESTIMATED)
 MEASURED = make_profile([ROW], source=Source.MEASURED)
 TP1 = place()
 SLO = Objective(95, 1000, 40)
+TARGET = Target(95, 1000, 40)
 COUNTS = st.floats(0, 1e7)
 RATES = st.floats(0.01, 1e4)
 
@@ -82,7 +86,7 @@ def service_at(rate, *, replicas=2, itl=None, profile_learned=(), **more):
 
 
 def learned_of(evidence, row=ROW):
-    return Learned(QWEN, ENGINE.version, Lesson(TP1.configuration, evidence, row))
+    return Learned(QWEN, ENGINE.version, TARGET, Lesson(TP1.configuration, evidence, row))
 
 
 def option_of(service, profile):
@@ -147,7 +151,7 @@ class TestOneWindow:
     def test_the_time_ratio_is_that_of_the_engine(self, factor, share):
         rate = share * means().saturation / max(1.0, factor)
         option = option_of(service_at(2 * rate, itl=20.0), ESTIMATE)
-        residual = compare(option, make_sample(rate, observed_itl(rate, factor)))
+        residual = compare(option, make_sample(rate, observed_itl(rate, factor)), SLO)
         assert residual.time_ratio == pytest.approx(factor, rel=0.03)
 
     @pytest.mark.parametrize(
@@ -161,15 +165,15 @@ class TestOneWindow:
         ids=["no requests", "no ITL told", "too few", "other lengths"],
     )
     def test_what_is_not_told_is_unknown(self, sample):
-        residual = compare(option_of(service_at(8.0), ESTIMATE), sample)
+        residual = compare(option_of(service_at(8.0), ESTIMATE), sample, SLO)
         assert residual.time_ratio is None
         assert residual.within is not True or sample.itl_mean_ms is not None
 
     def test_an_objective_without_its_latency_is_neither_met_nor_missed(self):
         option = option_of(service_at(8.0), ESTIMATE)
-        assert compare(option, make_sample(4.0, 10.0, ttft=None)).within is None
-        assert compare(option, make_sample(4.0, 10.0)).within is True
-        assert compare(option, make_sample(4.0, 39.9)).within is False
+        assert compare(option, make_sample(4.0, 10.0, ttft=None), SLO).within is None
+        assert compare(option, make_sample(4.0, 10.0), SLO).within is True
+        assert compare(option, make_sample(4.0, 39.9), SLO).within is False
 
     def test_a_variant_that_tells_nothing_has_no_residual(self):
         decision = decide_one(service_at(8.0), [make_pool()], [ESTIMATE])
@@ -209,7 +213,7 @@ class TestManyWindows:
 
     def test_a_window_counts_once(self):
         residual = Residual(TP1, make_sample(4.0, 20.0), ROW, True, 4.0, time_ratio=1.5, within=True)
-        new = Learned(QWEN, ENGINE.version, Lesson(TP1.configuration, Evidence(0, 0)))
+        new = Learned(QWEN, ENGINE.version, TARGET, Lesson(TP1.configuration, Evidence(0, 0)))
         once = take_in(new, residual, NOW)
         assert take_in(once, residual, NOW + 5) is once
         assert take_in(once, residual, NOW + 60).tally.requests == 2 * once.tally.requests
@@ -243,6 +247,33 @@ class TestManyWindows:
             decision = decide_one(changed, [make_pool()], [profile])
             assert decision.explanation.profile is ProfileState.ESTIMATED
 
+    def test_under_another_slo_no_rate_was_seen_within_it(self):
+        """What is known of the speed stays; what was fast enough is another question."""
+        learned, states = play_windows(1.0, 5)
+        assert states[-1] is ProfileState.LEARNED
+        tighter = service_at(8.0, itl=observed_itl(4.0), profile_learned=learned, objective=Objective(95, 1000, 20))
+        decision = decide_one(tighter, [make_pool()], [ESTIMATE], now=NOW + 300)
+        assert decision.explanation.profile is ProfileState.ESTIMATED
+        (again,) = learn(tighter, decision, NOW + 300)
+        assert again.target == Target(95, 1000, 20)
+        assert again.lesson.row == learned[0].lesson.row
+        assert again.tally.requests > learned[0].tally.requests
+
+    def test_by_hand_the_owners_objective_still_judges(self):
+        """In mode Manual nothing bounds the plan; a rate beyond the SLO is not credited for that."""
+        manual = {"mode": Mode.MANUAL, "manual": ManualPlan(2)}
+        for itl, within in ((20.0, True), (60.0, False)):
+            decision = decide_one(service_at(8.0, itl=itl, **manual), [make_pool()], [ESTIMATE])
+            (residual,) = decision.explanation.residuals
+            assert residual.within is within
+
+    def test_a_snapshot_with_lessons_can_be_written_and_decided_again(self):
+        learned, _ = play_windows(1.5, 6)
+        taken = snapshot([service_at(8.0, itl=15.0, profile_learned=learned)], [make_pool()], [ESTIMATE])
+        again = decode(Snapshot, encode(Snapshot, taken))
+        assert again == taken
+        assert decide(again) == decide(taken)
+
     def test_a_step_of_the_rate_teaches_nothing(self):
         service = service_at(8.0, itl=20.0)
         decision = decide_one(service, [make_pool()], [ESTIMATE])
@@ -259,7 +290,7 @@ class TestManyWindows:
     @settings(max_examples=60, deadline=None)
     def test_never_more_than_what_was_seen(self, windows):
         """Whatever is told: the evidence holds no rate that was not seen within the objective, and stays finite."""
-        learned = Learned(QWEN, ENGINE.version, Lesson(TP1.configuration, Evidence(0, 0)))
+        learned = Learned(QWEN, ENGINE.version, TARGET, Lesson(TP1.configuration, Evidence(0, 0)))
         for number, (ratio, requests, rate, within) in enumerate(windows):
             sample = make_sample(rate, 20.0, requests=requests)
             residual = Residual(TP1, sample, ROW, True, rate, time_ratio=ratio, within=within)

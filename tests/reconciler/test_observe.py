@@ -351,6 +351,53 @@ def test_profiles_of_the_service_and_of_the_operator() -> None:
     assert service.max_context_tokens == 4096  # the model's own, as the profile says
 
 
+def test_what_a_service_learned_counts_for_it_alone() -> None:
+    """Not part of the library; and a label or an owner alone, or somebody else's UID, makes it nobody's lesson."""
+    store = make_world()
+    add_service(store)
+    add_service(store, "other")
+    row = {
+        "tensorParallel": 1,
+        "enginesPerGPU": 1,
+        "maxNumSeqs": 256,
+        "maxNumBatchedTokens": 2048,
+        "kvCacheTokens": 100000.0,
+        "inputTokens": {"mean": 100.0},
+        "outputTokens": {"mean": 100.0},
+        "steps": {"alphaMs": 3.0, "betaMsPerToken": 0.01, "gammaMsPerKVToken": 0.00001},
+        "evidence": {"requests": 900, "highestRate": 2.0, "percentile": 95},
+    }
+    spec = {
+        "model": {
+            "name": "Qwen/Qwen2.5-1.5B-Instruct",
+            "parameterCount": 1.5e9,
+            "weightsBytes": 3e9,
+            "kvBytesPerToken": 28672.0,
+            "maxContextTokens": 4096,
+        },
+        "accelerator": H100,
+        "engine": {"name": "vllm", "version": "0.33.0"},
+        "source": "Learned",
+        "rows": [row],
+    }
+    head = {"apiVersion": "shoal.dev/v1alpha1", "kind": "ModelProfile", "spec": spec}
+    labels = {"app.kubernetes.io/managed-by": "shoal", "shoal.dev/model-service": "chat"}
+
+    def add(name: str, owner: str | None) -> None:
+        owners = [{"uid": owner, "controller": True}] if owner else []
+        put(store, MODEL_PROFILE, raw(name, **head, metadata={"labels": labels, "ownerReferences": owners}))
+
+    add("learned", "uid-team-chat")
+    add("forged", "uid-team-stranger")
+    add("plain", None)
+    view = observe(store)
+    services = {service.key.name: service for service in view.snapshot.services}
+    (learned,) = services["chat"].learned
+    assert learned.tally.requests == 900
+    assert services["other"].learned == ()
+    assert [profile.name for profile in view.snapshot.profiles] == ["plain"]
+
+
 def test_failures_are_told_with_numbers() -> None:
     store = make_world()
     add_service(store)

@@ -12,7 +12,7 @@ from test_operator_live import router_address, traffic
 from shoal.api.load import parse_object
 from shoal.api.model_service import ModelService
 from shoal.domain.configuration import Configuration
-from shoal.domain.live import Evidence, Learned, Lesson, Tally
+from shoal.domain.live import Evidence, Learned, Lesson, Tally, Target
 from shoal.domain.profile import LengthMix, ModelFacts, ProfileRow, StepModel
 from shoal.domain.service import EngineFacts, Objective, Service, ServiceKey, Workload
 from shoal.reconciler.apply import Writer
@@ -36,7 +36,7 @@ PROFILES = "/apis/shoal.dev/v1alpha1/namespaces/{}/modelprofiles"
 
 def make_learned(requests: float = 5000.0) -> Learned:
     lesson = Lesson(Configuration(H100), Evidence(requests, 12.0), ROW)
-    return Learned(MODEL, "0.33.0", lesson, Tally(requests, highest_rate=12.0))
+    return Learned(MODEL, "0.33.0", Target(95, 1000.0, 50.0), lesson, Tally(requests, highest_rate=12.0))
 
 
 def make_wish(site: Site, body: dict[str, Any]) -> Service:

@@ -10,7 +10,7 @@ from render_reports import CAPACITY, CONFIGURATION, MIX, PLACEMENT, make_report
 
 from shoal.api.load import parse_object
 from shoal.api.model_profile import ModelProfile
-from shoal.domain.live import Evidence, Learned, Lesson, LiveSample, Residual, Tally
+from shoal.domain.live import Evidence, Learned, Lesson, LiveSample, Residual, Tally, Target
 from shoal.domain.profile import LengthMix, ProfileRow, StepModel
 from shoal.domain.reasons import ProfileState
 from shoal.render.conditions import judge
@@ -20,6 +20,7 @@ from shoal.render.report import Report
 from shoal.render.status import make_status
 
 ROW = ProfileRow(1, 1, 256, 2048, 400_000.0, MIX, steps=StepModel(8.123456, 0.03, 2e-5))
+TARGET = Target(95, 500.0, None)
 SAMPLE = LiveSample(0.0, 60.0, 2, 3.1, 372.0, 3.1, 180.0, 23.0)
 
 
@@ -28,7 +29,7 @@ def learned(**evidence: Any) -> Learned:
     row = None if fields.get("drift") else ROW
     told = Evidence(**fields)
     tally = Tally(told.requests, highest_rate=told.highest_rate)
-    return Learned("Qwen/Qwen2.5-7B-Instruct", "0.33.0", Lesson(CONFIGURATION, told, row), tally)
+    return Learned("Qwen/Qwen2.5-7B-Instruct", "0.33.0", TARGET, Lesson(CONFIGURATION, told, row), tally)
 
 
 def report_of(state: ProfileState, lesson: Learned | None, *, credited: float | None = 3.9, **more: Any) -> Report:
@@ -62,6 +63,7 @@ def test_a_profile_belongs_to_its_service_and_reads_back() -> None:
     assert body["spec"]["source"] == "Learned"
     (back,) = read_learned(parse_object(ModelProfile, body))
     assert back.lesson.configuration == CONFIGURATION
+    assert back.target == TARGET
     assert back.lesson.evidence == Evidence(12_430.0, 3.12, 1.2)
     assert back.lesson.row is not None
     assert back.lesson.row.steps is not None

@@ -113,6 +113,9 @@ class RowEvidence(Shape):
     highest_rate: Annotated[float, Field(ge=0, le=1_000_000)] = Field(
         description="Highest rate of one engine, in requests per second, at which the SLO was seen to be met."
     )
+    percentile: Annotated[int, Field(ge=50, le=99)] = Field(description="That SLO's percentile.")
+    ttft_milliseconds: Latency | None = Field(None, description="That SLO's time to first token. Default: none.")
+    itl_milliseconds: Latency | None = Field(None, description="That SLO's gap between tokens. Default: none.")
     ttft_ratio: Annotated[float, Field(gt=0, le=10_000)] | None = Field(
         None, description="Mean TTFT observed over predicted. Default: 1."
     )

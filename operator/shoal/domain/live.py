@@ -77,11 +77,21 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
+class Target:
+    """The SLO that a highest rate was seen within: percentile, TTFT and ITL in milliseconds."""
+
+    percentile: int
+    ttft_ms: float | None = None
+    itl_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Learned:
-    """What was learned of one configuration of a service, for one model and engine version."""
+    """What was learned of one configuration of a service, for one model, engine version and SLO."""
 
     model: str
     engine_version: str
+    target: Target
     lesson: Lesson
     tally: Tally = Tally()
 

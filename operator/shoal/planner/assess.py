@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from shoal.domain.configuration import Configuration, Placement
-from shoal.domain.live import Lesson, Residual
+from shoal.domain.live import Residual
 from shoal.domain.plan import Demand, NearestFeasible, RejectedOption
 from shoal.domain.pool import Pool
 from shoal.domain.profile import LengthMix, Profile
@@ -20,6 +20,7 @@ from shoal.planner.checks import Needs
 from shoal.planner.demand import declared_demand, is_fresh, observed_demand
 from shoal.planner.estimate import DEFAULT_MAX_NUM_BATCHED_TOKENS, DEFAULT_MAX_NUM_SEQS
 from shoal.planner.frontier import BarePool, Option, Survey, arrange, make_bare, survey_bare
+from shoal.planner.learning import applicable
 from shoal.planner.ledger import Ledger
 from shoal.planner.lengths import lengths_for
 from shoal.planner.residual import compare_all, is_slower
@@ -138,7 +139,7 @@ def assess(service: Service, world: World) -> Assessment:
         frozen=HoldReason.PAUSED if service.paused or world.snapshot.brakes.paused else None,
         nearest=nearest,
         derating=_derating(service, fleets),
-        residuals=compare_all(service.running, fleets),
+        residuals=compare_all(service.running, fleets, service.objective),
     )
 
 
@@ -231,16 +232,7 @@ def _needs(service: Service) -> Needs:
         parallelism=service.parallelism,
         required=service.required_profile,
         routed_per_engine=service.routed_per_engine,
-        lessons=_lessons(service),
-    )
-
-
-def _lessons(service: Service) -> tuple[Lesson, ...]:
-    """What was learned of this model with this engine version."""
-    return tuple(
-        learned.lesson
-        for learned in service.learned
-        if learned.model == service.model and learned.engine_version == service.engine.version
+        lessons=tuple(learned.lesson for learned in applicable(service)),
     )
 
 

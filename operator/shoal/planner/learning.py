@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Final
 
 from shoal.domain.configuration import Configuration
-from shoal.domain.live import Evidence, Learned, Lesson, Residual, Tally
+from shoal.domain.live import Evidence, Learned, Lesson, Residual, Tally, Target
 from shoal.domain.plan import Decision
 from shoal.domain.profile import ProfileRow, Quantiles, RatePoint, StepModel
 from shoal.domain.service import Service
@@ -42,11 +42,7 @@ def learn(service: Service, decision: Decision, at: float) -> tuple[Learned, ...
 
     Losing it is safe: the estimate counts again, which never takes replicas away.
     """
-    known = {
-        learned.lesson.configuration: learned
-        for learned in service.learned
-        if learned.model == service.model and learned.engine_version == service.engine.version
-    }
+    known = {learned.lesson.configuration: learned for learned in applicable(service)}
     demand = decision.explanation.demand
     for residual in decision.explanation.residuals:
         configuration = residual.placement.configuration
@@ -55,6 +51,31 @@ def learn(service: Service, decision: Decision, at: float) -> tuple[Learned, ...
             before = known.pop(configuration, None) or _begin(service, configuration)
             known[configuration] = take_in(before, residual, at)
     return tuple(known.values())[-MOST_CONFIGURATIONS:]
+
+
+def applicable(service: Service) -> tuple[Learned, ...]:
+    """What was learned of this model with this engine version. Under another SLO no rate was seen within it yet."""
+    target = _target_of(service)
+    return tuple(
+        learned if learned.target == target else _retarget(learned, target)
+        for learned in service.learned
+        if learned.model == service.model and learned.engine_version == service.engine.version
+    )
+
+
+def _target_of(service: Service) -> Target:
+    objective = service.objective
+    return Target(objective.percentile, objective.ttft_ms, objective.itl_ms)
+
+
+def _retarget(learned: Learned, target: Target) -> Learned:
+    evidence = replace(learned.lesson.evidence, highest_rate=0.0)
+    return replace(
+        learned,
+        target=target,
+        lesson=replace(learned.lesson, evidence=evidence),
+        tally=replace(learned.tally, highest_rate=0.0),
+    )
 
 
 def take_in(learned: Learned, residual: Residual, at: float) -> Learned:
@@ -79,7 +100,8 @@ def scale_row(row: ProfileRow, factor: float) -> ProfileRow:
 
 
 def _begin(service: Service, configuration: Configuration) -> Learned:
-    return Learned(service.model, service.engine.version, Lesson(configuration, Evidence(0.0, 0.0)))
+    lesson = Lesson(configuration, Evidence(0.0, 0.0))
+    return Learned(service.model, service.engine.version, _target_of(service), lesson)
 
 
 def _learn_speed(learned: Learned, residual: Residual, ratio: float, until: float) -> Learned:

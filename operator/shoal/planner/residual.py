@@ -16,7 +16,7 @@ from shoal.domain.configuration import Placement
 from shoal.domain.live import LiveSample, Residual
 from shoal.domain.profile import LengthMix
 from shoal.domain.reasons import ProfileState
-from shoal.domain.service import ReplicaPhase, RunningVariant
+from shoal.domain.service import Objective, ReplicaPhase, RunningVariant
 from shoal.planner.capacity import FAR, clock_ratio, mean_curve, saturation_gain
 from shoal.planner.curves import Curve
 from shoal.planner.frontier import Option
@@ -29,19 +29,24 @@ SLOWER: Final = 1.3  # times slower than predicted: no time to give replicas bac
 _HALVINGS: Final = 40
 
 
-def compare_all(running: Iterable[RunningVariant], fleets: Mapping[Placement, Fleet]) -> tuple[Residual, ...]:
-    """One residual for each placement that runs and told of its traffic."""
+def compare_all(
+    running: Iterable[RunningVariant], fleets: Mapping[Placement, Fleet], asked: Objective
+) -> tuple[Residual, ...]:
+    """One residual for each placement that runs and told of its traffic.
+
+    `asked` is the owner's objective, which is not always what is planned for: by hand, or when it is out of reach.
+    """
     found: dict[Placement, Residual] = {}
     for variant in running:
         fleet = fleets.get(variant.placement)
         if fleet is None or variant.outdated or variant.observed is None or variant.placement in found:
             continue
         if not _is_slowed(variant, fleet.option):
-            found[variant.placement] = compare(fleet.option, variant.observed)
+            found[variant.placement] = compare(fleet.option, variant.observed, asked)
     return tuple(found.values())
 
 
-def compare(option: Option, sample: LiveSample) -> Residual:
+def compare(option: Option, sample: LiveSample, asked: Objective) -> Residual:
     """The window beside its prediction. What cannot be told is None."""
     basis = option.basis
     estimated = basis.evidence is not None or basis.state is ProfileState.ESTIMATED
@@ -55,7 +60,7 @@ def compare(option: Option, sample: LiveSample) -> Residual:
         predicted_ttft_ms=ttft,
         predicted_itl_ms=itl,
         time_ratio=_time_ratio(means, sample),
-        within=_is_within(option, means, sample),
+        within=_is_within(option, means, sample, asked),
     )
 
 
@@ -80,18 +85,18 @@ def _time_ratio(means: Curve, sample: LiveSample) -> float | None:
     return math.exp((low + high) / 2)
 
 
-def _is_within(option: Option, means: Curve, sample: LiveSample) -> bool | None:
+def _is_within(option: Option, means: Curve, sample: LiveSample, asked: Objective) -> bool | None:
     """Whether the objective's percentile, told from the mean by the curves' own ratio, was within the objective."""
-    objective, curve = option.basis.objective, option.rating.curve
+    curve = option.rating.curve
     verdicts = []
     for bound, observed, of in (
-        (objective.ttft_ms, sample.ttft_mean_ms, "ttft"),
-        (objective.itl_ms, sample.itl_mean_ms, "itl"),
+        (asked.ttft_ms, sample.ttft_mean_ms, "ttft"),
+        (asked.itl_ms, sample.itl_mean_ms, "itl"),
     ):
         tail, mean = getattr(curve, of), getattr(means, of)
-        if bound is None or not tail.known or not mean.known:
+        if bound is None:
             continue
-        if observed is None:
+        if observed is None or not tail.known or not mean.known:
             return None
         spread = tail.at(sample.rate, curve.saturation) / mean.at(sample.rate, means.saturation)
         verdicts.append(observed * max(1.0, spread) <= bound)

@@ -15,7 +15,7 @@ from shoal.api.convert import profile_from_domain, row_to_domain
 from shoal.api.model_profile import ModelProfile, Provenance
 from shoal.api.model_service import ModelService
 from shoal.domain.configuration import Configuration
-from shoal.domain.live import Evidence, Learned, Lesson, Tally
+from shoal.domain.live import Evidence, Learned, Lesson, Tally, Target
 from shoal.domain.profile import LengthMix, Profile, ProfileRow, Source
 from shoal.domain.service import Service
 from shoal.render.names import LABEL_MODEL_SERVICE, learned_name
@@ -55,7 +55,8 @@ def read_learned(resource: ModelProfile) -> tuple[Learned, ...]:
             spec.accelerator, row.tensor_parallel, row.engines_per_gpu, row.max_num_seqs, row.max_num_batched_tokens
         )
         tally = Tally(evidence.requests, log_ttft=math.log(evidence.ttft_ratio), highest_rate=evidence.highest_rate)
-        found.append(Learned(spec.model.name, spec.engine.version, Lesson(configuration, evidence, row), tally))
+        target = Target(told.percentile, told.ttft_milliseconds, told.itl_milliseconds)
+        found.append(Learned(spec.model.name, spec.engine.version, target, Lesson(configuration, evidence, row), tally))
     return tuple(found)
 
 
@@ -77,12 +78,7 @@ def _make_profile(resource: ModelService, service: Service, accelerator: str, le
     )
     body = profile_from_domain(profile, provenance=Provenance(tool="shoal operator", notes=_NOTES)).to_dict()
     for row, one in zip(body["spec"]["rows"], ordered, strict=True):
-        evidence = one.lesson.evidence
-        row["evidence"] = {
-            "requests": evidence.requests,
-            "highestRate": evidence.highest_rate,
-            "ttftRatio": evidence.ttft_ratio,
-        }
+        row["evidence"] = _dump_evidence(one)
     labels = {LABEL_MODEL_SERVICE: resource.metadata.name}
     return {
         "apiVersion": body["apiVersion"],
@@ -90,6 +86,19 @@ def _make_profile(resource: ModelService, service: Service, accelerator: str, le
         "metadata": make_metadata(resource, name, labels, {}),
         "spec": _round(body["spec"]),
     }
+
+
+def _dump_evidence(learned: Learned) -> Object:
+    evidence, target = learned.lesson.evidence, learned.target
+    content = {
+        "requests": evidence.requests,
+        "highestRate": evidence.highest_rate,
+        "percentile": target.percentile,
+        "ttftMilliseconds": target.ttft_ms,
+        "itlMilliseconds": target.itl_ms,
+        "ttftRatio": evidence.ttft_ratio,
+    }
+    return {field: value for field, value in content.items() if value is not None}
 
 
 def _writable(row: ProfileRow) -> ProfileRow:
