@@ -31,6 +31,7 @@ spec:
   slo: {percentile: 95, ttftMilliseconds: 500, itlMilliseconds: 40}
   workload: {requestsPerSecond: 40, inputTokens: {mean: 200, p95: 600}, outputTokens: {mean: 100, p95: 300}}
   limits: {minReplicas: 1, maxGPUs: 8}
+  standby: {stepFactor: 2, maxMissPercent: 5}
   parallelism: {tensor: [1, 2], enginesPerGPU: [1, 2, 4]}
   profile: {require: Any}
   priority: 10
@@ -73,6 +74,7 @@ spec:
   allowedArgs: [toolCallParser, reasoningParser]
   allowedSources: [HuggingFace, PersistentVolumeClaim, OCIImage]
   apiServerCount: 2
+  maxApiServerCount: 4
   resources: {cpu: 4, memory: 16Gi, shm: 2Gi}
   cache: {emptyDir: {sizeLimit: 100Gi}}
   runAsUser: 2000

@@ -60,6 +60,7 @@ SAME_VARIANT = [
     ("service", "metadata.labels", {"team": "a"}),
     ("engine", "spec.version", "0.30.2"),
     ("engine", "spec.allowed_sources", ("HuggingFace",)),
+    ("engine", "spec.max_api_server_count", 8),
     ("pool", "spec.price_per_gpu_hour", "9.99"),
     ("pool", "spec.max_gpus", 9),
     ("pool", "spec.sharing", "MPS"),
@@ -290,3 +291,32 @@ def test_deletion_costs_change_only_what_must() -> None:
         "a": {"metadata": {"annotations": {cost: "-999999"}}},
         "b": {"metadata": {"annotations": {cost: None}}},
     }
+
+
+# -- API servers --------------------------------------------------------------------------------------------------
+
+
+def with_servers(recipe: Recipe, servers: int) -> Recipe:
+    configuration = dataclasses.replace(recipe.configuration, api_servers=servers)
+    return dataclasses.replace(recipe, placement=dataclasses.replace(recipe.placement, configuration=configuration))
+
+
+@pytest.mark.parametrize(
+    ("of_the_class", "of_the_configuration", "rendered"),
+    [(None, 1, None), (None, 4, "4"), (2, 1, "2"), (2, 4, "4"), (4, 2, "4")],
+)
+def test_the_larger_number_of_api_servers_counts(
+    of_the_class: int | None, of_the_configuration: int, rendered: str | None
+) -> None:
+    recipe = with_change(load_recipe("simple"), "engine", "spec.api_server_count", of_the_class)
+    arguments = make_arguments(with_servers(recipe, of_the_configuration), 0)
+    found = arguments[arguments.index("--api-server-count") + 1] if "--api-server-count" in arguments else None
+    assert found == rendered
+
+
+def test_one_api_server_leaves_names_as_they_were_and_more_make_another_variant() -> None:
+    recipe = load_recipe("simple")
+    assert "apiServers" not in json.loads(dump_placement(recipe.placement))
+    more = with_servers(recipe, 2)
+    assert compute_identity(more) != compute_identity(recipe)
+    assert placement_of(make_variant(more).deployment) == more.placement

@@ -136,6 +136,22 @@ class Limits(Shape):
     )
 
 
+class Standby(Shape):
+    """Spare capacity for a step of the rate that nobody announced."""
+
+    step_factor: float = Field(
+        gt=1,
+        le=10,
+        description="The rate may multiply by this within seconds.",
+    )
+    max_miss_percent: float | None = Field(
+        None,
+        ge=0,
+        lt=100,
+        description="Percent of the requests that may miss until new replicas are ready. Default: 100 - percentile.",
+    )
+
+
 class ProfileChoice(Shape):
     """Which performance data the plan may rest on."""
 
@@ -213,6 +229,7 @@ class ModelServiceSpec(Shape):
         f"{defaults.WORKLOAD_INPUT_TOKENS:g} tokens in and {defaults.WORKLOAD_OUTPUT_TOKENS:g} out.",
     )
     limits: Limits | None = Field(None, description="Bounds that no decision crosses.")
+    standby: Standby | None = Field(None, description="Replicas in case the rate steps up. Default: none.")
     parallelism: Parallelism | None = Field(
         None, description="Narrows the search. Default: every configuration that fits is considered."
     )

@@ -46,10 +46,10 @@ class EffectiveWorkload(Shape):
     """What is planned for until traffic has been seen."""
 
     requests_per_second: Rate = Field(description="Request rate.")
-    input_tokens_mean: Tokens = Field(description="Mean length of the prompts, in tokens.")
-    input_tokens_p95: Tokens = Field(description="Length that 95 of 100 prompts stay within, in tokens.")
-    output_tokens_mean: Tokens = Field(description="Mean length of the answers, in tokens.")
-    output_tokens_p95: Tokens = Field(description="Length that 95 of 100 answers stay within, in tokens.")
+    input_tokens_mean: Tokens = Field(description="Mean of the prompts, in tokens.")
+    input_tokens_p95: Tokens = Field(description="p95 of the prompts.")
+    output_tokens_mean: Tokens = Field(description="Mean of the answers, in tokens.")
+    output_tokens_p95: Tokens = Field(description="p95 of the answers.")
 
 
 class Effective(Shape):
@@ -68,6 +68,8 @@ class Effective(Shape):
     workload: EffectiveWorkload = Field(description="What is planned for until traffic has been seen.")
     min_replicas: Replicas = Field(description="Replicas that run even without traffic.")
     max_gpus: GPUCount | None = Field(None, description="GPUs the service may hold; absent when only pools bind.")
+    standby_step_factor: float | None = Field(None, gt=1, le=10, description="As in spec.")
+    standby_max_miss_percent: float | None = Field(None, ge=0, lt=100, description="As in spec.")
     tensor: Annotated[tuple[TensorParallel, ...], unique(4)] = Field(
         description="Tensor-parallel degrees that are considered."
     )
@@ -89,9 +91,7 @@ class Placed(Shape):
     engines_per_gpu: EnginesPerGPU = Field(description="Engines that share one GPU.")
     max_num_seqs: BatchLimit = Field(description="Requests an engine works on at once.")
     max_num_batched_tokens: BatchLimit = Field(description="Tokens an engine computes in one step.")
-    api_servers: APIServers | None = Field(
-        None, description="Server processes in front of one engine; absent: as the EngineClass says."
-    )
+    api_servers: APIServers | None = Field(None, description="API servers of one engine.")
 
 
 class PlanVariant(Placed):
@@ -201,10 +201,10 @@ class TargetEntry(Placed):
 class RememberedLengths(Shape):
     """Observed request lengths that the plan rests on."""
 
-    input_tokens_mean: Tokens = Field(description="Mean length of the prompts, in tokens.")
-    input_tokens_p95: Tokens = Field(description="Length that 95 of 100 prompts stay within, in tokens.")
-    output_tokens_mean: Tokens = Field(description="Mean length of the answers, in tokens.")
-    output_tokens_p95: Tokens = Field(description="Length that 95 of 100 answers stay within, in tokens.")
+    input_tokens_mean: Tokens = Field(description="Mean of the prompts.")
+    input_tokens_p95: Tokens = Field(description="p95 of the prompts.")
+    output_tokens_mean: Tokens = Field(description="Mean of the answers.")
+    output_tokens_p95: Tokens = Field(description="p95 of the answers.")
 
 
 class MemoryStatus(Shape):

@@ -68,6 +68,17 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Standby:
+    """Spare capacity for a sudden step: the rate may multiply by `step_factor`.
+
+    Until new replicas are ready at most `max_miss` of the requests may miss the objective (0 to 1).
+    """
+
+    step_factor: float
+    max_miss: float
+
+
+@dataclass(frozen=True, slots=True)
 class Parallelism:
     """The part of the search space the owner allows."""
 
@@ -221,6 +232,7 @@ class Service:
     pools: tuple[str, ...]
     refused_pools: tuple[tuple[str, str], ...] = ()
     limits: Limits = field(default_factory=Limits)
+    standby: Standby | None = None
     parallelism: Parallelism = field(default_factory=Parallelism)
     required_profile: RequiredProfile = RequiredProfile.ANY
     priority: int = 0

@@ -27,6 +27,7 @@ from shoal.planner.residual import compare_all, is_slower
 from shoal.planner.rollout import is_arrived
 from shoal.planner.rows import usable_facts
 from shoal.planner.sizing import Counts
+from shoal.planner.standby import compute_headroom
 from shoal.planner.thermal import Fleet, derating_of, make_fleet
 
 EFFORT: Final = 0.5  # share of saturation at which the best effort of an unreachable objective is planned
@@ -67,6 +68,7 @@ class Assessment:
     starting: bool
     profile: ProfileState
     lasting_queues: int = 0
+    headroom: float = 1.0
     frozen: HoldReason | None = None
     nearest: NearestFeasible | None = None
     derating: Mapping[str, float] = field(default_factory=dict)
@@ -136,6 +138,7 @@ def assess(service: Service, world: World) -> Assessment:
         starting=_is_starting(service, world.now, startup),
         profile=_profile_state(fleets, present),
         lasting_queues=_lasting_queues(service, fleets, demand, startup),
+        headroom=_headroom(service, fleets, startup),
         frozen=HoldReason.PAUSED if service.paused or world.snapshot.brakes.paused else None,
         nearest=nearest,
         derating=_derating(service, fleets),
@@ -205,6 +208,11 @@ def _lasting_queues(service: Service, fleets: Mapping[Placement, Fleet], demand:
     bound = service.objective.ttft_ms / 1000
     queues = [replica.queue_seconds or 0.0 for replica, _ in ready]
     return sum(queue > bound and queue + growth > bound for queue in queues)
+
+
+def _headroom(service: Service, fleets: Mapping[Placement, Fleet], startup: float) -> float:
+    margins = (fleet.option.rating.capacity.margin for fleet in fleets.values())
+    return compute_headroom(service.standby, margins, service.objective.ttft_ms, startup)
 
 
 def _is_fresh(service: Service) -> bool:

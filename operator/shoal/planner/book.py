@@ -196,6 +196,7 @@ def _situation(assessment: Assessment, room: Room, may_move: bool, world: World)
         may_move=may_move,
         held_gpus=assessment.held_gpus,
         lasting_queues=assessment.lasting_queues,
+        headroom=assessment.headroom,
         slower=assessment.slower,
         max_loss=world.snapshot.brakes.max_capacity_loss,
     )

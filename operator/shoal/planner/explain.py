@@ -51,6 +51,8 @@ def explain_demand(demand: Demand | None, *, declared: bool = True) -> str:
 def explain_choice(assessment: Assessment, choice: Choice, carried: float) -> str:
     """Why the target is what it is."""
     demand = explain_demand(assessment.demand, declared=assessment.service.workload.declared)
+    if assessment.headroom > 1:
+        demand += f", {assessment.headroom:.3g} times that as standby"
     lengths = f"{assessment.lengths.input_mean:.0f}+{assessment.lengths.output_mean:.0f} tokens"
     what = f"{describe(choice.counts)} for {demand}; carries {carried:.3g} of {lengths}"
     before = describe(assessment.present)

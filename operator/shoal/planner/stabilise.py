@@ -52,6 +52,7 @@ from shoal.planner.sizing import (
     total_rate,
     trim,
 )
+from shoal.planner.standby import with_headroom
 from shoal.planner.thermal import vouched_fleet
 
 MANY: Final = 10  # from so many replicas on, growth is at least by the uncertainty, so that it comes in few moves
@@ -80,7 +81,7 @@ class Situation:
     `present` is the target so far (or what runs); `demand` None: nothing is known. `starting`: replicas on their way.
     `moving`: what runs is not the target yet. `may_move` False: too many services are moving already. `held_gpus` are
     those of ready replicas. `slower`: engines are, right now, much slower than what is planned with. `max_loss`:
-    share of the capacity that may be given back at once.
+    share of the capacity that may be given back at once. `headroom`: times the demand to plan for (standby.py).
     """
 
     now: float
@@ -100,6 +101,12 @@ class Situation:
     slower: bool = False
     max_loss: float = 1.0
     lasting_queues: int = 0
+    headroom: float = 1.0
+
+    @property
+    def planned(self) -> Demand | None:
+        """The demand to size for; `demand` is what must be carried for the plan to be enough."""
+        return with_headroom(self.demand, self.headroom)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +155,7 @@ def needed_rate(demand: Demand) -> float:
 
 
 def _first(situation: Situation) -> Choice:
-    rate = situation.demand.forecast if situation.demand else 0.0
+    rate = situation.planned.forecast if situation.planned else 0.0
     sized = size(situation.fleets, rate, situation.least, situation.room)
     change = Change.FIRST if sized.counts else Change.NONE
     return Choice(sized.counts, change, is_enough(situation, sized.counts), wanted=rate)
@@ -163,7 +170,7 @@ def is_enough(situation: Situation, counts: Mapping[Placement, int]) -> bool:
 
 def _wanted(situation: Situation, base: Counts) -> float:
     """Rate the target shall carry by the law of growth. Stale inputs grow from what is known, without a trend."""
-    demand = None if situation.demand is not None and situation.demand.changing else situation.demand
+    demand = None if situation.demand is not None and situation.demand.changing else situation.planned
     carried = total_rate(base, situation.fleets)
     if demand is None or carried >= needed_rate(demand) * ENOUGH:
         return _beside_stuck(situation, base) if demand else 0.0
@@ -211,7 +218,7 @@ def _not_smaller(situation: Situation, base: Counts) -> Counts:
 
 def _settle(situation: Situation, choice: Choice) -> Choice:
     """Everything is known and nothing had to change: give back what is not needed, or move to a cheaper mix."""
-    demand = situation.demand
+    demand = situation.planned
     if demand is None or demand.changing or demand.stuck_replicas or situation.starting or demand.slope > 0:
         return choice
     if situation.slower:

@@ -23,6 +23,7 @@ from shoal.domain.service import (
     RequiredProfile,
     Service,
     ServiceKey,
+    Standby,
     Workload,
 )
 from shoal.planner.catalog import model_facts, parameter_count
@@ -130,6 +131,7 @@ def make_service(
         pools=choice.allowed,
         refused_pools=choice.refused,
         limits=_make_limits(spec),
+        standby=_make_standby(spec),
         parallelism=Parallelism(
             tensor=(parallelism and parallelism.tensor) or defaults.TENSOR_PARALLEL,
             engines_per_gpu=(parallelism and parallelism.engines_per_gpu) or defaults.ENGINES_PER_GPU,
@@ -140,6 +142,16 @@ def make_service(
         manual=_make_manual(spec),
         paused=is_paused(metadata.annotations),
         routed_per_engine=is_routed_by_envoy(resource),
+    )
+
+
+def _make_standby(spec: ModelServiceSpec) -> Standby | None:
+    wish = spec.standby
+    if wish is None:
+        return None
+    percentile = spec.slo.percentile or defaults.PERCENTILE
+    return Standby(
+        wish.step_factor, (100 - percentile if wish.max_miss_percent is None else wish.max_miss_percent) / 100
     )
 
 

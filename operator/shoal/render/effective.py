@@ -38,6 +38,9 @@ def make_effective(resource: ModelService, service: Service) -> dict[str, Any]:
         "routing": "Envoy" if is_routed_by_envoy(resource) else "Service",
         "mode": str(service.mode),
     }
+    if service.standby is not None:
+        result["standbyStepFactor"] = service.standby.step_factor
+        result["standbyMaxMissPercent"] = round(100 * service.standby.max_miss, 6)
     if service.limits.max_gpus is not None:
         result["maxGPUs"] = service.limits.max_gpus
     if service.facts is not None and (parameters := format_parameters(service.facts.parameters)):
