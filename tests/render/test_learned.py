@@ -42,7 +42,9 @@ def report_of(state: ProfileState, lesson: Learned | None, *, credited: float | 
     residual = Residual(PLACEMENT, SAMPLE, ROW, True, 3.1, 150.0, 21.0, 1.1, True)
     explanation = replace(report.decision.explanation, profile=state, residuals=(residual,))
     decision = replace(report.decision, plan=replace(plan, variants=variants), explanation=explanation)
-    service = replace(report.service, learned=() if lesson is None else (lesson,))
+    known = () if lesson is None else (lesson,)
+    engine = replace(report.service.engine, version="0.33.0")
+    service = replace(report.service, model="Qwen/Qwen2.5-7B-Instruct", engine=engine, learned=known)
     return replace(report, decision=decision, service=service)
 
 
@@ -86,6 +88,14 @@ def test_lengths_as_buckets_tell_them_can_be_written() -> None:
     (back,) = read_learned(parse_object(ModelProfile, body))
     assert back.lesson.row is not None
     assert back.lesson.row.lengths == LengthMix(2.0, 1.0, 2.0, 1.0)
+
+
+def test_a_model_of_unknown_size_keeps_nothing() -> None:
+    report = make_report()
+    assert report.service is not None
+    engine = replace(report.service.engine, version="0.33.0")
+    service = replace(report.service, model=learned().model, engine=engine, facts=None)
+    assert make_learned_profiles(report.resource, service, [learned()]) == []
 
 
 def test_one_object_for_each_gpu_type() -> None:

@@ -28,8 +28,9 @@ class Lessons:
         return known
 
     def learn(self, service: Service, decision: Decision, at: float) -> None:
-        """Take in what a decision compared."""
-        self._known[service.uid] = learn(service, decision, at)
+        """Take in what a decision compared, unless what it began from was forgotten meanwhile."""
+        if self._known.get(service.uid) is service.learned:
+            self._known[service.uid] = learn(service, decision, at)
 
     def forget(self, uid: str) -> None:
         """The service is gone, or somebody deleted what it had learned."""

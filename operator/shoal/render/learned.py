@@ -35,7 +35,7 @@ def make_learned_profiles(resource: ModelService, service: Service, learned: Ite
     Raises ValueError for numbers that the schema does not take.
     """
     by_accelerator: dict[str, list[Learned]] = {}
-    for one in learned:
+    for one in learned if service.facts is not None else ():
         is_present = (one.model, one.engine_version) == (service.model, service.engine.version)
         if is_present and one.lesson.row is not None and one.lesson.evidence.requests > 0:
             by_accelerator.setdefault(one.lesson.configuration.accelerator, []).append(one)
@@ -62,7 +62,7 @@ def read_learned(resource: ModelProfile) -> tuple[Learned, ...]:
 
 def _make_profile(resource: ModelService, service: Service, accelerator: str, learned: list[Learned]) -> Object:
     facts = service.facts
-    assert facts is not None  # nothing is estimated of a model of unknown size
+    assert facts is not None  # as asked for above
     name = learned_name(resource.metadata.name, accelerator)
     ordered = sorted(learned, key=lambda one: one.lesson.configuration)
     profile = Profile(

@@ -46,8 +46,12 @@ def make_learning(report: Report) -> list[dict[str, Any]]:
 
 def find_learned(report: Report, configuration: Configuration) -> Learned | None:
     """What is known of a configuration."""
-    learned = report.service.learned if report.service else ()
-    return next((one for one in learned if one.lesson.configuration == configuration), None)
+    service = report.service
+    if service is None:
+        return None
+    asked = (service.model, service.engine.version, configuration)
+    known = ((one.model, one.engine_version, one.lesson.configuration) for one in service.learned)
+    return next((one for one, key in zip(service.learned, known, strict=True) if key == asked), None)
 
 
 def _describe_variant(report: Report, state: ProfileState, variant: PlannedVariant) -> str | None:
