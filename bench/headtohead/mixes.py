@@ -174,6 +174,7 @@ def _judge(gpus: Sequence[Gpu], answers: Sequence[Mapping[str, int]], seconds: f
     return {
         "answer": dict(answers[0]),
         "costPerHour": round(costs[0], 4),
+        "meanCostPerHour": round(sum(costs) / len(costs), 4),
         "changes": changes,
         "of": len(answers) - 1,
         "millisecondsEach": round(1000 * seconds, 3),

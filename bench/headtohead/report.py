@@ -227,12 +227,16 @@ def mixes_table(bench: Bench) -> list[str]:
     rows = found["rows"]
     dearer = sum(row["shoal"]["costPerHour"] > row["aibrix"]["costPerHour"] + 1e-6 for row in rows)
     cheaper = sum(row["shoal"]["costPerHour"] < row["aibrix"]["costPerHour"] - 1e-6 for row in rows)
-    total = {who: sum(row[who]["changes"] for row in rows) for who in ("aibrix", "shoal", "shoalFollowing")}
+    who = ("aibrix", "shoal", "shoalFollowing")
+    total = {name: sum(row[name]["changes"] for row in rows) for name in who}
+    cost = {name: sum(row[name]["meanCostPerHour"] for row in rows) / len(rows) for name in who}
     lines += [
         "",
         f"- Shoal's answer is cheaper in {cheaper} of {len(rows)} places, dearer in {dearer}.",
         f"- Changed answers over all places, of {sum(row['aibrix']['of'] for row in rows)}: AIBrix {total['aibrix']}; "
         f"Shoal {total['shoal']} when every answer is made anew, {total['shoalFollowing']} as it runs (with memory).",
+        f"- Mean cost over all answers and places, $/h: AIBrix {cost['aibrix']:.3f}; Shoal {cost['shoal']:.3f} anew, "
+        f"{cost['shoalFollowing']:.3f} as it runs.",
     ]
     return [*lines, ""]
 

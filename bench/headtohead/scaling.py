@@ -19,7 +19,7 @@ from bench.headtohead.simulator import Run, Setting, simulate
 from bench.headtohead.traffic import Lengths, Trace, make_shape, make_trace
 
 Plan = Mapping[str, Any]
-LAWS = ("hpa", "kpa", "keda")
+FIRST_SEEDS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,8 +184,15 @@ def evaluation_jobs(bench: Bench, tuned: Mapping[str, Mapping[str, Any]]) -> lis
             place = Job(name, engine, router, seed, "shoal")
             for policy, spec in bench.plan["policies"].items():
                 jobs += _jobs_of(policy, spec, place, tuned)
-    order = list(bench.plan["scenarios"])
-    return sorted(jobs, key=lambda job: (job.policy == "keda", order.index(job.scenario), job.router != "round_robin"))
+    return sorted(jobs, key=_turn)
+
+
+def _turn(job: Job) -> tuple[int, int]:
+    """What is claimed first, then the first seeds of everything, then the rest: whoever stops early has the most."""
+    claimed = job.scenario == "step" and job.router == "round_robin" and job.policy in ("shoal", "hpa", "dynamo")
+    if claimed and not (job.policy == "dynamo" and job.variant == "default"):
+        return 0, job.seed
+    return (1 if job.seed <= FIRST_SEEDS else 2), job.seed
 
 
 def _jobs_of(policy: str, spec: Mapping[str, Any], place: Job, tuned: Mapping[str, Mapping[str, Any]]) -> list[Job]:
