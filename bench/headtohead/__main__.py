@@ -60,6 +60,7 @@ def _run_scaling(bench: scaling.Bench, options: argparse.Namespace, *, slow: boo
         for job in scaling.evaluation_jobs(bench, tuned)
         if (job.policy == "keda") == slow
         and options.scenario in (None, job.scenario)
+        and options.engine in (None, job.engine)
         and options.router in (None, job.router)
         and job.seed <= options.seeds
     ]
@@ -125,6 +126,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; none: all of them")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes at a time")
     parser.add_argument("--scenario", help="this scenario alone")
+    parser.add_argument("--engine", help="this engine alone")
     parser.add_argument("--router", help="this router alone")
     parser.add_argument("--seeds", type=int, default=10**6, help="the first so many seeds alone")
     parser.add_argument("--cache", default=".run/headtohead", help="where traces and step times lie between runs")
