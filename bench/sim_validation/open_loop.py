@@ -1,8 +1,7 @@
 """The engine against a real vLLM server under open-loop load over HTTP (bench/real_engine/results).
 
-A published point has 20 seconds of one run, so it has noise of its own. The server's step times are not published: four
-are fitted here to the overloaded throughput and the gaps at two of the five rates; the other three rates, and every
-TTFT, are predicted.
+A point has 20 seconds of one run, so it has noise of its own. The server's step times are not known: they are fitted
+here to some of the figures (`FITS`); the others, and every TTFT, are predicted.
 """
 
 from __future__ import annotations
@@ -22,12 +21,26 @@ from shoal.sim.engine import EngineLimits
 from shoal.sim.measure import measure_overload, measure_point
 
 RESULTS = Path(__file__).parent.parent / "real_engine" / "results"
-FITTED = (0.2, 0.7)  # shares of the overloaded throughput whose gaps the fit may see
 SEATS, CHUNK, LONGEST = 256, 2048, 2048
 KV_BANDWIDTH = 3.35e12 * 0.6  # bytes per second that reading the KV cache reaches: datasheet and usual efficiency
 WINDOW_SECONDS = 60.0
 OVERLOAD_REQUESTS = 1000
 GUESS = StepModel(3.0, 0.02, 0.0, 8.0, 12.0, 12_000.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What a fit may see: gaps at these shares of the overloaded throughput, and perhaps that throughput."""
+
+    name: str
+    shares: tuple[float, ...]
+    overload: bool
+
+
+FITS = (
+    Sight("gaps at 0.2, 0.5, 0.85", (0.2, 0.5, 0.85), overload=False),
+    Sight("gaps at 0.2, 0.7 and the overloaded throughput", (0.2, 0.7), overload=True),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +97,13 @@ def _lengths(given: dict[str, Any]) -> LengthMix:
     return LengthMix(given["inputMean"], given["outputMean"], 2 * given["inputMean"], 2 * given["outputMean"])
 
 
-def fit(server: Server, evaluations: int) -> StepModel:
+def fit(server: Server, sight: Sight, evaluations: int) -> StepModel:
     """Step times that come closest to what the fit may see: squares of logarithms of ratios."""
-    seen = [point for point in server.points if point.share in FITTED]
+    seen = [point for point in server.points if point.share in sight.shares]
 
     def distance(logs: Sequence[float]) -> float:
         steps = _steps(logs, server.gamma_ms)
-        terms = [2 * math.log(_overload(server, steps) / server.overload)]
+        terms = [2 * math.log(_overload(server, steps) / server.overload)] if sight.overload else []
         for point in seen:
             played = _play(server, steps, point)
             terms += [math.log(played["itl"][name] / point.itl[name]) for name in ("mean", "p50", "p95")]
@@ -158,12 +171,15 @@ def nelder_mead(
 
 def validate(evaluations: int = 200) -> dict[str, Any]:
     """Per model: the fitted step times, and errors of what the fit saw and did not see."""
-    return {server.model: _validate_server(server, fit(server, evaluations)) for server in read_servers()}
+    return {
+        server.model: {sight.name: _validate_server(server, sight, fit(server, sight, evaluations)) for sight in FITS}
+        for server in read_servers()
+    }
 
 
-def _validate_server(server: Server, steps: StepModel) -> dict[str, Any]:
+def _validate_server(server: Server, sight: Sight, steps: StepModel) -> dict[str, Any]:
     played = [(point, _play(server, steps, point)) for point in server.points]
-    unseen = [(point, seen) for point, seen in played if point.share not in FITTED]
+    unseen = [(point, seen) for point, seen in played if point.share not in sight.shares]
     errors = {
         f"{kind}.{name}": [
             (f"{point.share:g} of saturation", seen[kind][name] / getattr(point, kind)[name] - 1)
@@ -176,7 +192,7 @@ def _validate_server(server: Server, steps: StepModel) -> dict[str, Any]:
         "steps": {name: float(f"{getattr(steps, name):.4g}") for name in StepModel.__dataclass_fields__},
         "overload": [server.overload, round(_overload(server, steps), 2)],
         "errorsUnseen": {name: summarise(values).to_dict() for name, values in errors.items()},
-        "points": [_row(point, seen) for point, seen in played],
+        "points": [{"fitted": point.share in sight.shares, **_row(point, seen)} for point, seen in played],
     }
 
 
@@ -187,4 +203,4 @@ def _row(point: Point, seen: dict[str, dict[str, float]]) -> dict[str, Any]:
         for kind in ("itl", "ttft")
         for name in ("mean", "p95")
     }
-    return {"share": point.share, "rate": round(point.rate, 2), "fitted": point.share in FITTED, **pairs}
+    return {"share": point.share, "rate": round(point.rate, 2), **pairs}
