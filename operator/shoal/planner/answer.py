@@ -28,8 +28,7 @@ from shoal.planner import explain
 from shoal.planner.assess import Assessment
 from shoal.planner.curves import KNEE
 from shoal.planner.explain import Holding
-from shoal.planner.frontier import frontier_of
-from shoal.planner.ledger import UNBOUNDED, PoolRoom, Room
+from shoal.planner.ledger import UNBOUNDED, PoolRoom, Room, padded_size
 from shoal.planner.rollout import Rollout
 from shoal.planner.sizing import size, total_cost, total_gpus, total_rate
 from shoal.planner.stabilise import Choice
@@ -204,7 +203,7 @@ def _explanation(outcome: Outcome, message: str) -> Explanation:
     return Explanation(
         demand=assessment.demand or NO_DEMAND,
         profile=assessment.profile,
-        frontier=frontier_of(fleet.option for fleet in assessment.fleets.values()),
+        frontier=assessment.offer.frontier,
         rejected=(*assessment.rejected, *_not_taken(outcome)),
         message=message,
         derating=assessment.derating,
@@ -220,11 +219,13 @@ def _not_taken(outcome: Outcome) -> list[RejectedOption]:
     chosen = total_cost({p: n for p, n in choice.counts.items() if p in assessment.fleets}, assessment.fleets)
     cheaper = choice.cheaper.counts if choice.cheaper else {}
     rejected = []
-    full = outcome.room.without_any(assessment.fleets)
+    asked, plan = f"{rate:.3g}", f"{chosen:.4g}"
+    full = outcome.room.full()
     for placement, fleet in assessment.fleets.items():
         if choice.counts.get(placement):
             continue
-        if placement in full:
+        option = fleet.option
+        if (placement.pool, padded_size(option.gpus)) in full or placement.pool not in outcome.room.pools:
             verdict = Rejection.NO_STOCK, "no GPU is left for it"
         elif placement in cheaper and choice.cheaper:
             verdict = (
@@ -233,7 +234,8 @@ def _not_taken(outcome: Outcome) -> list[RejectedOption]:
                 "saving must outweigh the move, in three successive plans",
             )
         else:
-            verdict = Rejection.COSTLIER, explain.explain_costlier(fleet, rate, assessment.least, chosen)
+            need = max(fleet.need(rate), assessment.least)
+            verdict = Rejection.COSTLIER, explain.explain_costlier(need, option.cost * need, asked, plan)
         rejected.append(RejectedOption(placement, *verdict))
     return rejected
 

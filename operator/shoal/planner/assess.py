@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -19,7 +19,7 @@ from shoal.domain.snapshot import Snapshot
 from shoal.planner.checks import Needs
 from shoal.planner.demand import declared_demand, is_fresh, observed_demand
 from shoal.planner.estimate import DEFAULT_MAX_NUM_BATCHED_TOKENS, DEFAULT_MAX_NUM_SEQS
-from shoal.planner.frontier import BarePool, Option, Survey, arrange, make_bare, survey_bare
+from shoal.planner.frontier import BarePool, Offer, Option, intern_bare, make_bare, make_offer
 from shoal.planner.learning import applicable
 from shoal.planner.ledger import Ledger
 from shoal.planner.lengths import lengths_for
@@ -28,7 +28,7 @@ from shoal.planner.rollout import is_arrived
 from shoal.planner.rows import usable_facts
 from shoal.planner.sizing import Counts
 from shoal.planner.standby import compute_headroom
-from shoal.planner.thermal import Fleet, derating_of, make_fleet
+from shoal.planner.thermal import Fleet, derating_of, idle_fleets, make_fleet
 
 EFFORT: Final = 0.5  # share of saturation at which the best effort of an unreachable objective is planned
 LADDER: Final = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -58,6 +58,7 @@ class Assessment:
     priority: int
     pools: tuple[str, ...]
     fleets: Mapping[Placement, Fleet]
+    offer: Offer
     rejected: tuple[RejectedOption, ...]
     demand: Demand | None
     present: Counts
@@ -104,7 +105,7 @@ def make_world(snapshot: Snapshot) -> World:
         snapshot,
         {pool.name: pool for pool in snapshot.pools},
         {model: tuple(found) for model, found in profiles.items()},
-        {pool.name: make_bare(pool, snapshot.energy_price_per_kwh) for pool in snapshot.pools},
+        {pool.name: intern_bare(make_bare(pool, snapshot.energy_price_per_kwh)) for pool in snapshot.pools},
     )
 
 
@@ -115,19 +116,19 @@ def assess(service: Service, world: World) -> Assessment:
     startup = _startup_seconds(service)
     demand = _demand(service, startup)
     needs = _needs(service)
-    surveys = _survey(needs, service, world, present, pools)
-    rejected = tuple(rejection for survey in surveys for rejection in survey.rejected)
-    slow = [option for survey in surveys for option in survey.too_slow]
+    offer = _offer(needs, service, world, present, pools)
+    rejected = offer.rejected
     nearest = None
-    if slow and not any(survey.options for survey in surveys):
-        nearest, relaxed = _relax(service, needs.objective, world, demand, slow)
-        surveys = _survey(replace(needs, objective=relaxed), service, world, present, pools)
-    fleets = _fleets(service, surveys)
+    if offer.too_slow and not offer.options:
+        nearest, relaxed = _relax(service, needs.objective, world, demand, offer.too_slow)
+        offer = _offer(replace(needs, objective=relaxed), service, world, present, pools)
+    fleets = _fleets(service, offer)
     return Assessment(
         service=service,
         priority=_effective_priority(service, [world.pools[name] for name in pools]),
         pools=pools,
         fleets=fleets,
+        offer=offer,
         rejected=rejected,
         demand=demand,
         present=present,
@@ -254,19 +255,16 @@ def _objective(service: Service) -> Objective:
     return Objective(percentile, ttft, itl)
 
 
-def _survey(needs: Needs, service: Service, world: World, present: Counts, pools: Iterable[str]) -> list[Survey]:
-    """What every pool offers. What runs, is decided, or is asked for by hand may go on with an estimate."""
-    surveys = []
-    profiles = _profiles(service, world)
+def _offer(needs: Needs, service: Service, world: World, present: Counts, pools: Sequence[str]) -> Offer:
+    """What the pools offer. What runs, is decided, or is asked for by hand may go on with an estimate."""
+    kept = []
     for name in pools:
-        pool = world.pools[name]
-        kept = {placement.configuration for placement in present if placement.pool == name}
-        manual = _manual(service, pool.accelerator)
+        own = {placement.configuration for placement in present if placement.pool == name}
+        manual = _manual(service, world.pools[name].accelerator)
         if manual is not None:
-            kept.add(manual)
-        own = replace(needs, kept=tuple(sorted(kept))) if kept else needs
-        surveys.append(survey_bare(own, world.bare[name], profiles))
-    return surveys
+            own.add(manual)
+        kept.append(tuple(sorted(own)))
+    return make_offer(needs, tuple(kept), [world.bare[name] for name in pools], _profiles(service, world))
 
 
 def _manual(service: Service, accelerator: str) -> Configuration | None:
@@ -286,17 +284,16 @@ def _profiles(service: Service, world: World) -> tuple[Profile, ...]:
     return tuple(profile for namespace in namespaces for profile in found if profile.namespace == namespace)
 
 
-def _fleets(service: Service, surveys: Sequence[Survey]) -> dict[Placement, Fleet]:
+def _fleets(service: Service, offer: Offer) -> dict[Placement, Fleet]:
     running: dict[Placement, list[Replica]] = {}
     for variant in service.running:
         if not variant.outdated:
             running.setdefault(variant.placement, []).extend(variant.replicas)
-    return {
-        option.placement: make_fleet(option, running[option.placement])
-        if option.placement in running
-        else Fleet(option)
-        for option in arrange(surveys)
-    }
+    fleets = dict(idle_fleets(offer))
+    for placement, replicas in running.items():
+        if placement in fleets:
+            fleets[placement] = make_fleet(fleets[placement].option, replicas)
+    return fleets
 
 
 def _effective_priority(service: Service, pools: Sequence[Pool]) -> int:

@@ -198,6 +198,7 @@ def _situation(assessment: Assessment, room: Room, may_move: bool, world: World)
         lasting_queues=assessment.lasting_queues,
         headroom=assessment.headroom,
         slower=assessment.slower,
+        offer=assessment.offer,
         max_loss=world.snapshot.brakes.max_capacity_loss,
     )
 

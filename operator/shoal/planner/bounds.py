@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
 import numpy as np
 
-from shoal.planner.frontier import Option, Same
+from shoal.planner.frontier import Offer
 from shoal.planner.problem import Floats
 
 MOST_REPLICAS: Final = 16  # up to so many the least cost is exact, above it is what the cheapest rate costs
@@ -36,15 +35,16 @@ class Frontier:
         return max(min(few, many), least * self.least)
 
 
-def cost_frontier(options: Iterable[Option]) -> Frontier:
-    """The least costs of these options, at least one. Remembered: it does not depend on the rate."""
-    return _frontier(tuple(Same(option) for option in options))
-
-
 @lru_cache(maxsize=8192)
-def _frontier(keys: Sequence[Same[Option]]) -> Frontier:
-    rates = np.array([key.it.rate for key in keys])
-    costs = np.array([key.it.cost for key in keys])
+def cost_frontier(offer: Offer, without: frozenset[tuple[str, int]]) -> Frontier | None:
+    """The least costs of an offer's options; None when it has none. Remembered: it does not depend on the rate.
+
+    Options of the sizes `without` (pool, GPUs of a replica) are left out.
+    """
+    options = [option for option in offer.options if (option.placement.pool, option.gpus) not in without]
+    if not options:
+        return None
+    rates, costs = np.array([option.rate for option in options]), np.array([option.cost for option in options])
     single = _pareto(rates, costs)
     found = single
     for _ in range(MOST_REPLICAS - 1):

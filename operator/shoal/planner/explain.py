@@ -185,11 +185,9 @@ def explain_notes(counts: Mapping[Placement, int], fleets: Mapping[Placement, Fl
     return f" Beyond what was measured: {'; '.join(notes)}." if notes else ""
 
 
-def explain_costlier(fleet: Fleet, rate: float, least: int, chosen: float) -> str:
-    """Why an option that could serve was not taken."""
-    need = max(fleet.need(rate), least)
-    cost = need * fleet.option.cost
-    return f"{_count(need, 'replica')} for {rate:.3g} req/s cost {cost:.4g}/h; the plan costs {chosen:.4g}/h"
+def explain_costlier(need: int, cost: float, rate: str, chosen: str) -> str:
+    """Why an option that could serve was not taken: what so many replicas of it would cost for the rate."""
+    return f"{_count(need, 'replica')} for {rate} req/s cost {cost:.4g}/h; the plan costs {chosen}/h"
 
 
 def _needs(gpus: int | None) -> str:

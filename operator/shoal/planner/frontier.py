@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Final, Generic, TypeVar
 
@@ -42,30 +42,22 @@ class Option:
     rating: Rating
     price: float  # of one GPU for an hour, never 0
 
-    @property
-    def gpus(self) -> int:
-        """GPUs of one replica."""
-        return self.placement.configuration.gpus_per_replica
+    gpus: int = field(init=False)  # of one replica
+    rate: float = field(init=False)  # requests per second of one replica within the objective
+    overload_rate: float = field(init=False)  # requests per second of one replica when overloaded
+    cost: float = field(init=False)  # price of one replica for an hour
+    cost_of_rate: float = field(init=False)  # price of one request per second for an hour
 
-    @property
-    def rate(self) -> float:
-        """Requests per second of one replica within the objective."""
-        return self.rating.capacity.rate * self.placement.configuration.engines_per_replica
-
-    @property
-    def overload_rate(self) -> float:
-        """Requests per second of one replica when overloaded."""
-        return self.rating.capacity.overload_rate * self.placement.configuration.engines_per_replica
-
-    @property
-    def cost(self) -> float:
-        """Price of one replica for an hour."""
-        return self.price * self.gpus
-
-    @property
-    def cost_of_rate(self) -> float:
-        """Price of one request per second for an hour."""
-        return self.cost / self.rate
+    def __post_init__(self) -> None:
+        """Work out once what is asked for again and again."""
+        engines, capacity = self.placement.configuration.engines_per_replica, self.rating.capacity
+        gpus, rate = self.placement.configuration.gpus_per_replica, capacity.rate * engines
+        cost = self.price * gpus
+        object.__setattr__(self, "gpus", gpus)
+        object.__setattr__(self, "rate", rate)
+        object.__setattr__(self, "overload_rate", capacity.overload_rate * engines)
+        object.__setattr__(self, "cost", cost)
+        object.__setattr__(self, "cost_of_rate", cost / rate if rate > 0 else math.inf)
 
     @property
     def estimated(self) -> bool:
@@ -100,11 +92,6 @@ class Same(Generic[T]):
         return isinstance(other, Same) and other.it is self.it
 
 
-def survey_pool(needs: Needs, pool: Pool, profiles: Iterable[Profile]) -> Survey:
-    """All configurations of one pool for one service; `profiles` are those of its model, own namespace first."""
-    return survey_bare(needs, make_bare(pool), profiles)
-
-
 @dataclass(frozen=True, slots=True)
 class BarePool:
     """A pool without what changes from one decision to the next.
@@ -123,9 +110,47 @@ def make_bare(pool: Pool, energy_price: float = 0.0) -> BarePool:
     return BarePool(replace(pool, stock=None, admissions=(), max_gpus=None), largest_island(pool), known)
 
 
-def survey_bare(needs: Needs, bare: BarePool, profiles: Iterable[Profile]) -> Survey:
-    """The survey of a pool, remembered: it does not depend on rates or on who holds what."""
-    return _survey(needs, bare, tuple(Same(profile) for profile in profiles))
+@lru_cache(maxsize=256)
+def intern_bare(bare: BarePool) -> BarePool:
+    """The first one that was equal: equal pools of different decisions become one object."""
+    return bare
+
+
+@dataclass(frozen=True, eq=False)
+class Offer:
+    """What all pools together offer a service: a survey of each, its options in the order of their placements."""
+
+    options: tuple[Option, ...]
+    too_slow: tuple[Option, ...]
+    rejected: tuple[RejectedOption, ...]
+    frontier: tuple[FrontierPoint, ...]
+
+
+Kept = tuple[tuple[Configuration, ...], ...]
+
+
+def make_offer(needs: Needs, kept: Kept, pools: Sequence[BarePool], profiles: Iterable[Profile]) -> Offer:
+    """All configurations of these (interned) pools for one service.
+
+    `profiles` are those of its model, own namespace first; `kept` the configurations of each pool that may go on with
+    an estimate. Remembered: it does not depend on rates or on who holds what.
+    """
+    return _offer(needs, kept, tuple(Same(pool) for pool in pools), tuple(Same(profile) for profile in profiles))
+
+
+@lru_cache(maxsize=8192)
+def _offer(needs: Needs, kept: Kept, pools: tuple[Same[BarePool], ...], profiles: tuple[Same[Profile], ...]) -> Offer:
+    surveys = [
+        _survey(replace(needs, kept=own) if own else needs, pool.it, profiles)
+        for own, pool in zip(kept, pools, strict=True)
+    ]
+    options = sorted((option for survey in surveys for option in survey.options), key=lambda option: option.placement)
+    return Offer(
+        options=tuple(options),
+        too_slow=tuple(option for survey in surveys for option in survey.too_slow),
+        rejected=tuple(rejection for survey in surveys for rejection in survey.rejected),
+        frontier=frontier_of(options),
+    )
 
 
 def largest_island(pool: Pool) -> int:
@@ -133,25 +158,9 @@ def largest_island(pool: Pool) -> int:
     return min(node_size(pool), pool.island_size or node_size(pool))
 
 
-def arrange(surveys: Iterable[Survey]) -> tuple[Option, ...]:
-    """All options of some surveys, in the order of their placements."""
-    return _arrange(tuple(Same(survey) for survey in surveys))
-
-
-@lru_cache(maxsize=8192)
-def _arrange(keys: tuple[Same[Survey], ...]) -> tuple[Option, ...]:
-    options = (option for key in keys for option in key.it.options)
-    return tuple(sorted(options, key=lambda option: option.placement))
-
-
 def frontier_of(options: Iterable[Option]) -> tuple[FrontierPoint, ...]:
     """The options no other one beats on capacity per GPU, latency and cost, best capacity per GPU first."""
-    return _frontier(tuple(Same(option) for option in options))
-
-
-@lru_cache(maxsize=4096)
-def _frontier(keys: tuple[Same[Option], ...]) -> tuple[FrontierPoint, ...]:
-    merits = [(key.it, _merits(key.it)) for key in keys]
+    merits = [(option, _merits(option)) for option in options]
     best = [option for option, own in merits if not any(_beats(other, own) for _, other in merits)]
     best.sort(key=lambda option: (-option.rate / option.gpus, option.placement))
     return tuple(

@@ -86,18 +86,14 @@ class Room:
                 most = min(most, (free - busy) * group // padded)
         return max(0, most)
 
-    def without_any(self, placements: Iterable[Placement]) -> set[Placement]:
-        """Those of which not one replica fits into the whole room."""
-        known: dict[tuple[str, int], bool] = {}
-        full = set()
-        for placement in placements:
-            kind = placement.pool, placement.configuration.gpus_per_replica
-            fits = known.get(kind)
-            if fits is None:
-                fits = known[kind] = self.most(placement, {}) > 0
-            if not fits:
-                full.add(placement)
-        return full
+    def full(self) -> frozenset[tuple[str, int]]:
+        """Sizes of replicas (pool, GPUs) of which not even one fits, of the sizes that are accounted for."""
+        return frozenset(
+            (name, size)
+            for name, room in self.pools.items()
+            for size, groups in zip(GROUPS, room.groups, strict=True)
+            if groups < 1 or size > self.limit or size > room.gpus
+        )
 
     def beside(self, taken: Mapping[Placement, int]) -> Room:
         """What is left of this room beside these replicas."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import astuple
 from typing import Final
 
 from shoal.domain.profile import LengthMix
@@ -40,7 +39,15 @@ def planned_lengths(
         return planned
     if planned is None:
         return observed
-    drifts = [abs(math.log(now / then)) for now, then in zip(astuple(observed), astuple(planned), strict=True)]
+    drifts = [
+        abs(math.log(now / then))
+        for now, then in (
+            (observed.input_mean, planned.input_mean),
+            (observed.output_mean, planned.output_mean),
+            (observed.input_p95, planned.input_p95),
+            (observed.output_p95, planned.output_p95),
+        )
+    ]
     tolerance = max(LEAST_DRIFT, ERRORS * LENGTH_SPREAD / math.sqrt(max(requests, 1.0)))
     same = max(drifts[:2]) <= tolerance and max(drifts[2:]) <= TAIL_DRIFT * tolerance
     return planned if same else observed

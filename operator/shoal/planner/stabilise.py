@@ -38,6 +38,7 @@ from shoal.domain.service import Memory
 from shoal.planner.bounds import cost_frontier
 from shoal.planner.candidates import move_cost
 from shoal.planner.demand import WINDOW_SECONDS, rate_now, uncertainty
+from shoal.planner.frontier import Offer
 from shoal.planner.ledger import Room
 from shoal.planner.rollout import can_arrive
 from shoal.planner.sizing import (
@@ -81,7 +82,8 @@ class Situation:
     `present` is the target so far (or what runs); `demand` None: nothing is known. `starting`: replicas on their way.
     `moving`: what runs is not the target yet. `may_move` False: too many services are moving already. `held_gpus` are
     those of ready replicas. `slower`: engines are, right now, much slower than what is planned with. `max_loss`:
-    share of the capacity that may be given back at once. `headroom`: times the demand to plan for (standby.py).
+    share of the capacity that may be given back at once. `headroom`: times the demand to plan for (standby.py). `offer`:
+    what the fleets are options of.
     """
 
     now: float
@@ -100,6 +102,7 @@ class Situation:
     held_gpus: int
     slower: bool = False
     max_loss: float = 1.0
+    offer: Offer | None = None
     lasting_queues: int = 0
     headroom: float = 1.0
 
@@ -307,9 +310,8 @@ def _can_arrive(situation: Situation, choice: Choice, ideal: Sized) -> bool:
 
 def _least_cost(situation: Situation, rate: float) -> float:
     """A bound below any plan's cost: spares the search when nothing could be saved."""
-    full = situation.room.without_any(situation.fleets)
-    options = [fleet.option for placement, fleet in situation.fleets.items() if placement not in full]
-    return cost_frontier(options).cost(rate, situation.least) if options else 0.0
+    frontier = cost_frontier(situation.offer, situation.room.full()) if situation.offer else None
+    return frontier.cost(rate, situation.least) if frontier else 0.0
 
 
 def _overlap_cost(situation: Situation, choice: Choice, ideal: Sized) -> float:

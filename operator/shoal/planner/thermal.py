@@ -6,13 +6,15 @@ runs below its top clock at a harmless temperature, and that is part of the prof
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final
 
+from shoal.domain.configuration import Placement
 from shoal.domain.service import Replica, ReplicaPhase
 from shoal.planner.capacity import clock_ratio, rate_row
-from shoal.planner.frontier import Option
+from shoal.planner.frontier import Offer, Option
 
 NEXT_TO_NOTHING: Final = 1e-6  # requests per second: stands for 0 where prices are taken by rate
 LEAST: Final = 0.05  # a replica too slow for the objective still answers; it gets next to no weight
@@ -47,6 +49,8 @@ class Fleet:
 
     def rate(self, replicas: int) -> float:
         """Requests per second so many replicas carry."""
+        if not self.deratings:
+            return self.option.rate * replicas
         present = self.deratings[:replicas]
         return self.option.rate * (sum(present) + (replicas - len(present)) * self.newcomer)
 
@@ -54,6 +58,8 @@ class Fleet:
         """Fewest replicas that carry a rate."""
         if rate <= 0:
             return 0
+        if not self.deratings:
+            return _ceil(rate / self.option.rate)
         covered = 0.0
         for count, derating in enumerate(self.deratings, start=1):
             covered += derating * self.option.rate
@@ -61,6 +67,12 @@ class Fleet:
                 return count
         each = self.newcomer * self.option.rate
         return len(self.deratings) + _ceil((rate - covered) / each)
+
+
+@lru_cache(maxsize=8192)
+def idle_fleets(offer: Offer) -> Mapping[Placement, Fleet]:
+    """Every option of an offer without any replica, in the order of placements."""
+    return {option.placement: Fleet(option) for option in offer.options}
 
 
 def make_fleet(option: Option, replicas: Iterable[Replica]) -> Fleet:
