@@ -82,8 +82,8 @@ class Situation:
     `present` is the target so far (or what runs); `demand` None: nothing is known. `starting`: replicas on their way.
     `moving`: what runs is not the target yet. `may_move` False: too many services are moving already. `held_gpus` are
     those of ready replicas. `slower`: engines are, right now, much slower than what is planned with. `max_loss`:
-    share of the capacity that may be given back at once. `headroom`: times the demand to plan for (standby.py). `offer`:
-    what the fleets are options of.
+    share of the capacity that may be given back at once. `headroom`: times the demand to plan for (standby.py).
+    `offer`: what the fleets are options of.
     """
 
     now: float
