@@ -371,6 +371,14 @@ class TestPlans:
         assert self.replicas(10.0, replicas=8, profile=MEASURED) < 8
         assert self.replicas(10.0, replicas=8, profile=MEASURED, itl=slow) == 8
 
+    def test_what_another_learned_is_an_estimate(self):
+        """A learned profile that lies in the namespace was learned by another service, or by hand: it adds only."""
+        foreign = make_profile([ROW, make_row(0, k=2, steps=STEPS, kv=300_000)], source=Source.LEARNED)
+        decision = decide_one(service_at(10.0, replicas=8), [make_pool()], [foreign])
+        assert decision.explanation.profile is ProfileState.ESTIMATED
+        assert decision.plan.replicas == 8
+        assert {point.placement for point in decision.explanation.frontier} == {TP1}
+
     def test_a_learned_configuration_goes_to_no_untried_one(self):
         """Nothing but its own configuration is on offer where nothing else was measured."""
         learned = learned_of(Evidence(1e6, 5.0))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from shoal.domain.configuration import Configuration
 from shoal.domain.live import Lesson
 from shoal.domain.pool import ClaimKind, Pool
-from shoal.domain.profile import LengthMix, Link, ModelFacts, Source
+from shoal.domain.profile import LengthMix, Link, ModelFacts
 from shoal.domain.reasons import Rejection
 from shoal.domain.service import EngineFacts, Objective, Parallelism, RequiredProfile
 from shoal.planner.memory import GIB, missing_bytes, usable_bytes
@@ -85,10 +85,9 @@ def _link_too_slow(candidate: Candidate) -> Verdict:
     if candidate.configuration.tensor_parallel == 1 or candidate.pool.link is Link.NVLINK:
         return None
     choice = candidate.choice
-    if candidate.pool.link is Link.PCIE and choice is not None:
-        profile = choice.profile
-        if profile.link is Link.PCIE and profile.source is not Source.ESTIMATED:
-            return None
+    profiled = choice is not None and choice.is_trusted and choice.profile.link is Link.PCIE
+    if candidate.pool.link is Link.PCIE and profiled:
+        return None
     return Rejection.LINK_TOO_SLOW, f"tensor parallelism needs NVLink; the pool's link is {candidate.pool.link}"
 
 
@@ -123,7 +122,7 @@ def does_not_fit(candidate: Candidate) -> Verdict:
 
 def _estimate_may_not_share(candidate: Candidate) -> Verdict:
     c, choice = candidate.configuration, candidate.choice
-    if c.engines_per_gpu == 1 or (choice is not None and choice.profile.source is not Source.ESTIMATED):
+    if c.engines_per_gpu == 1 or (choice is not None and choice.is_trusted):
         return None
     if choice is None and c in candidate.needs.kept:
         return None

@@ -11,10 +11,10 @@ from shoal.domain.reasons import ProfileState
 from shoal.domain.service import EngineFacts, RequiredProfile
 from shoal.planner.capacity import distance
 
-_TRUST = (Source.MEASURED, Source.LEARNED, Source.SIMULATED, Source.ESTIMATED)
+_TRUST = (Source.MEASURED, Source.SIMULATED, Source.LEARNED, Source.ESTIMATED)
 _STATES = {
     Source.MEASURED: ProfileState.MEASURED,
-    Source.LEARNED: ProfileState.LEARNED,
+    Source.LEARNED: ProfileState.ESTIMATED,  # by another service: what this one learned comes as its lessons
     Source.SIMULATED: ProfileState.SIMULATED,
     Source.ESTIMATED: ProfileState.ESTIMATED,
 }
@@ -27,6 +27,11 @@ class RowChoice:
     row: ProfileRow
     profile: Profile
     state: ProfileState
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether somebody measured, so that more than adding replicas may rest on it."""
+        return _STATES[self.profile.source] is not ProfileState.ESTIMATED
 
     @property
     def name(self) -> str:
@@ -51,7 +56,9 @@ def choose_rows(
     )
     chosen: dict[Configuration, RowChoice] = {}
     for profile in ranked:
-        state = ProfileState.STALE if _is_stale(profile, engine) else _STATES[profile.source]
+        state = _STATES[profile.source]
+        if state is not ProfileState.ESTIMATED and _is_stale(profile, engine):
+            state = ProfileState.STALE
         if required is RequiredProfile.MEASURED and state is not ProfileState.MEASURED:
             continue
         for row in sorted(usable_rows(profile), key=lambda row: distance(row.lengths, lengths)):
