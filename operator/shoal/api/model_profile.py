@@ -189,8 +189,8 @@ class ModelProfileSpec(Shape):
         None, description="SM clock under load while measuring, in MHz; derating compares with it. Default: unknown."
     )
     source: Source = Field(
-        description="Where the numbers come from. Estimated ones, and those that another service learned, may add replicas, "
-        "but never remove any or share GPUs."
+        description="Where the numbers come from. Estimated ones, and those that another service learned, may add "
+        "replicas, but never remove any or share GPUs."
     )
     rows: Annotated[tuple[ProfileRowSpec, ...], atomic(256, min_items=1)] = Field(
         description="What was found, for each configuration and mix of lengths."
