@@ -10,7 +10,7 @@ import sys
 
 from rich.console import Console
 
-from bench import apply_latency, fleet, planner_scale, step_latency
+from bench import apply_latency, by_length, fleet, planner_scale, step_latency
 from bench.report import RESULTS, Result, make_table, write_result
 from bench.run import Benchmark, execute
 
@@ -22,11 +22,13 @@ def make_benchmarks(*, quick: bool) -> dict[str, Benchmark]:
     apply_settings = apply_latency.QUICK if quick else apply_latency.Settings()
     step_settings = step_latency.QUICK if quick else step_latency.Settings()
     fleet_settings = fleet.QUICK if quick else fleet.Settings()
+    length_settings = by_length.QUICK if quick else by_length.Settings()
     scale_settings = planner_scale.QUICK if quick else planner_scale.Settings()
     found = (
         Benchmark("apply-latency", apply_latency.TITLE, functools.partial(apply_latency.run, apply_settings)),
         Benchmark("step-latency", step_latency.TITLE, functools.partial(step_latency.run, step_settings)),
         Benchmark("fleet200", fleet.TITLE, functools.partial(fleet.run, fleet_settings)),
+        Benchmark("by-length", by_length.TITLE, functools.partial(by_length.run, length_settings)),
         Benchmark("planner-scale", planner_scale.TITLE, functools.partial(planner_scale.run, scale_settings)),
     )
     return {benchmark.name: benchmark for benchmark in found}

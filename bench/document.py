@@ -35,6 +35,9 @@ anywhere in a planning interval.""",
     "fleet200": """\
 200 ModelServices over two pools, a third of them on either, so that all are planned together. Cold start: everything
 is applied before the operator starts for the first time. Steady state: constant mean rates with Poisson noise.""",
+    "by-length": """\
+Four GPU types at published prices. The cheapest replicas that all get the same mix of lengths, against the cheapest
+when a router sent each of four buckets of prompt length to the type that serves it cheapest (decision 0071).""",
     "planner-scale": """\
 `decide()` alone, without a cluster: 1,000 services share four pools, each may use 20 configurations. All new: nobody
 has a target, nothing is remembered from earlier decisions. All dirty: everything runs and every rate becomes half to

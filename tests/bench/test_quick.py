@@ -40,4 +40,4 @@ def test_unknown_names_are_refused_with_those_that_exist() -> None:
         [sys.executable, "-m", "bench", "speed"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert "apply-latency, step-latency, fleet200, planner-scale" in done.stderr
+    assert "apply-latency, step-latency, fleet200, by-length, planner-scale" in done.stderr

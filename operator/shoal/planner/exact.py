@@ -27,7 +27,7 @@ def solve_exactly(problem: Problem, known: Chosen | None = None) -> Chosen | Non
     services, plans = np.nonzero(np.isfinite(problem.costs))
     costs = problem.costs[services, plans]
     scale = float(np.abs(costs).max(initial=0.0)) or 1.0
-    solver = _make_solver()
+    solver = make_solver()
     solver.passModel(_make_model(problem, services, plans, costs / scale + TIE * plans))
     solver.run()
     status = solver.getModelStatus()
@@ -53,7 +53,8 @@ class _Quiet(highspy.Highs):
         """Nothing listens; to enable them prints a banner on standard output, before it can be silenced."""
 
 
-def _make_solver() -> highspy.Highs:
+def make_solver() -> highspy.Highs:
+    """A silent solver whose answers do not depend on the machine's speed."""
     solver = _Quiet()
     solver.setOptionValue("output_flag", False)
     solver.setOptionValue("threads", 1)
