@@ -49,7 +49,7 @@ QUICK = Settings((4, 16), (120,))
 
 
 def run(settings: Settings, directory: Path, say: Say) -> Measured:
-    """Measure. Nothing is written to the directory."""
+    """Measure."""
     figures = []
     unanswered = 0
     for name, lengths in MIXES.items():
@@ -59,7 +59,7 @@ def run(settings: Settings, directory: Path, say: Say) -> Measured:
                 saving = find_saving(rate, lengths, itl)
                 unanswered += saving is None
                 savings += [] if saving is None else [saving]
-        say(f"{name}: {len(savings)} cases in {directory.name}")
+        say(f"{name}: {len(savings)} cases")
         figures.append(make_figure(f"saved, {name} prompts", "%", savings))
     return Measured(
         figures=tuple(figures),
