@@ -23,7 +23,7 @@ from shoal.sim.measure import measure_overload, measure_point
 RESULTS = Path(__file__).parent.parent / "real_engine" / "results"
 SEATS, CHUNK, LONGEST = 256, 2048, 2048
 KV_BANDWIDTH = 3.35e12 * 0.6  # bytes per second that reading the KV cache reaches: datasheet and usual efficiency
-WINDOW_SECONDS = 60.0
+WINDOW_SECONDS, FIT_SECONDS = 60.0, 25.0  # of load, for what is told and in each try of a fit
 OVERLOAD_REQUESTS = 1000
 GUESS = StepModel(3.0, 0.02, 0.0, 8.0, 12.0, 12_000.0)
 
@@ -105,7 +105,7 @@ def fit(server: Server, sight: Sight, evaluations: int) -> StepModel:
         steps = _steps(logs, server.gamma_ms)
         terms = [2 * math.log(_overload(server, steps) / server.overload)] if sight.overload else []
         for point in seen:
-            played = _play(server, steps, point)
+            played = _play(server, steps, point, FIT_SECONDS)
             terms += [math.log(played["itl"][name] / point.itl[name]) for name in ("mean", "p50", "p95")]
         return sum(term * term for term in terms)
 
@@ -119,8 +119,10 @@ def _steps(logs: Sequence[float], gamma: float) -> StepModel:
     return StepModel(alpha, beta, gamma, small, max(small, large), api)
 
 
-def _play(server: Server, steps: StepModel, point: Point) -> dict[str, dict[str, float]]:
-    requests = max(300, round(point.rate * WINDOW_SECONDS))
+def _play(
+    server: Server, steps: StepModel, point: Point, seconds: float = WINDOW_SECONDS
+) -> dict[str, dict[str, float]]:
+    requests = max(300, round(point.rate * seconds))
     seen = measure_point(steps, server.limits, point.lengths, point.rate, seed=1, longest=LONGEST, requests=requests)
     return {
         name: {"mean": q.mean, "p50": q.p50 or 0.0, "p95": q.p95 or 0.0, "p99": q.p99 or 0.0}
@@ -169,7 +171,7 @@ def nelder_mead(
     return simplex[0][1]
 
 
-def validate(evaluations: int = 200) -> dict[str, Any]:
+def validate(evaluations: int = 120) -> dict[str, Any]:
     """Per model: the fitted step times, and errors of what the fit saw and did not see."""
     return {
         server.model: {sight.name: _validate_server(server, sight, fit(server, sight, evaluations)) for sight in FITS}
