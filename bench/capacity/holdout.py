@@ -12,11 +12,11 @@ from pathlib import Path
 
 from bench.capacity.errors import Errors, Pair
 from shoal.domain.profile import LengthMix, StepModel
-from shoal.planner.latency import EngineModel, modelled_curve
+from shoal.planner.latency import EngineModel, mean_context, modelled_curve
 from shoal.sim.mem_gap import BLOCK_SIZE, CHUNK_FIXED, CHUNK_VARIABLE, MODELS, Run, fit_steps, read_runs
 
 RUNS = Path(__file__).with_name("real_runs.json")
-SPREAD = 2.37  # p95 over mean of a gamma distribution of shape 2, for runs whose lengths vary and are not told
+GAMMA, EXPONENTIAL = 2.37, 3.0  # p95 over mean, for runs whose lengths vary and are not told
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Split:
     name: str
     fitted: Callable[[Run], bool]
     predicted: Callable[[Run], bool]
-    spread: float = 1.0  # p95 over mean of the lengths of the predicted runs, as the planner is told
+    spread: float | None = None  # p95 over mean of variable lengths: then throughput at the batch that ran
 
 
 def _is_fixed(run: Run) -> bool:
@@ -66,17 +66,29 @@ SPLITS = (
         lambda r: _is_fixed(r) and r.is_steady,
         lambda r: _is_fixed(r) and not r.is_steady,
     ),
-    Split("fixed lengths -> variable ones, by their means", _is_fixed, _varies),
-    Split("fixed lengths -> variable ones, length-biased", _is_fixed, _varies, SPREAD),
+    Split("fixed lengths -> variable ones, by their means", _is_fixed, _varies, 1.0),
+    Split("fixed lengths -> variable ones, length-biased, p95 2.4 means", _is_fixed, _varies, GAMMA),
+    Split("fixed lengths -> variable ones, length-biased, p95 3 means", _is_fixed, _varies, EXPONENTIAL),
 )
 
 
-def predict_rate(run: Run, steps: StepModel, kv_tokens: float, spread: float) -> float:
+def predict_rate(run: Run, steps: StepModel, kv_tokens: float) -> float:
     """Requests per second when overloaded, by the planner's model."""
-    lengths = LengthMix(run.input_tokens, run.output_tokens, spread * run.input_tokens, spread * run.output_tokens)
+    lengths = _lengths(run, 1.0)
     chunk = CHUNK_FIXED if run.fixed_lengths else CHUNK_VARIABLE
     curve = modelled_curve(EngineModel(steps, run.max_num_seqs, chunk, kv_tokens), lengths, 95)
     return curve.saturation if curve else 0.0
+
+
+def predict_at_batch(run: Run, steps: StepModel, spread: float) -> float:
+    """Requests per second with as many sequences as ran on average: a burst of unequal requests runs out slowly."""
+    context = mean_context(_lengths(run, spread))
+    gap = steps.alpha_ms + (steps.beta_ms_per_token * run.per_token + steps.gamma_ms_per_kv_token * context) * run.batch
+    return run.batch * 1000 / gap / run.output_tokens
+
+
+def _lengths(run: Run, spread: float) -> LengthMix:
+    return LengthMix(run.input_tokens, run.output_tokens, spread * run.input_tokens, spread * run.output_tokens)
 
 
 def hold_out() -> Iterator[Errors]:
@@ -96,8 +108,10 @@ def _predict(split: Split, own: Sequence[Run]) -> list[Pair]:
     return [
         Pair(
             f"{run.max_num_seqs} sequences, {run.input_tokens:.0f}+{run.output_tokens:.0f} tokens",
-            predict_rate(run, steps, float((run.kv_blocks or 0) * BLOCK_SIZE) or largest, split.spread),
-            run.request_rate,
+            predict_rate(run, steps, float((run.kv_blocks or 0) * BLOCK_SIZE) or largest)
+            if split.spread is None
+            else predict_at_batch(run, steps, split.spread),
+            run.batch * 1000 / run.gap_ms / run.output_tokens if split.spread else run.request_rate,
         )
         for run in own
         if split.predicted(run)

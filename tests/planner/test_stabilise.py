@@ -332,6 +332,36 @@ def test_no_growth_follows_a_shrink_within_the_uncertainty_and_moves_are_bounded
     assert moves <= 2 + math.ceil(2 * eps * rate / C) + math.ceil(2 * eps * rate / (h * C))
 
 
+def demand_of(seen, eps):
+    """The law takes its uncertainty from the standard error: eps = 3*se/lam."""
+    return Demand(seen, seen, standard_error=eps * seen / 3, slope=0.0, window_seconds=300, observed=True)
+
+
+@pytest.mark.parametrize("rate", [4.0, 9.0 * 7 * 0.99, 9.0 * 7 * 1.01, 100.0, 179.0, 260.0])
+@pytest.mark.parametrize(("least", "most"), [(0.03, 0.03), (0.1, 0.1), (0.25, 0.25), (0.03, 0.08), (0.05, 0.25)])
+def test_an_adversary_who_chooses_every_estimate_and_its_uncertainty_stays_within_the_bound(rate, least, most):
+    """All moves that some estimate within rate*(1 ± least) allows, eps between least and most: the longest path."""
+    pushes = np.linspace(-1, 1, 17)
+    estimates = [demand_of(rate * (1 + least * push), eps) for push in pushes for eps in {least, most}]
+
+    @functools.cache
+    def reachable(count):
+        found = {choose_target(situation(count, demand)).counts[place()] for demand in estimates}
+        return found - {count}
+
+    @functools.cache
+    def longest(count, shrunk, depth=0):
+        assert depth < 200, "a cycle: moves without end"
+        assert not (shrunk and any(after > count for after in reachable(count))), "a growth after a shrink"
+        return max((1 + longest(after, shrunk or after < count, depth + 1) for after in reachable(count)), default=0)
+
+    h0, h1 = ((1 - eps) / (1 + eps) for eps in (least, most))
+    bound = 2 + math.ceil(2 * least * rate / C) + math.ceil(((1 + least) / h1 - (1 - least) / h0) * rate / C)
+    needed = math.ceil(rate / C)
+    for start in {1, needed, needed + 1, 2 * needed + 3, 60}:
+        assert longest(start, False) <= bound
+
+
 @settings(derandomize=True, deadline=None)
 @given(rate=st.floats(0, 1e6), count=st.integers(1, 50))
 def test_growth_is_one_jump_to_what_carries_the_forecast(rate, count):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
+from typing import Final
 
 from shoal.domain.configuration import Configuration
 from shoal.domain.profile import LengthMix, ModelFacts, Profile, ProfileRow, Quantiles, RatePoint, Source, StepModel
@@ -11,6 +11,7 @@ from shoal.domain.reasons import ProfileState
 from shoal.domain.service import EngineFacts, RequiredProfile
 from shoal.planner.capacity import distance
 
+LARGEST: Final = 1e15  # no rate, latency or number of tokens is larger, or smaller than one over it
 _TRUST = (Source.MEASURED, Source.SIMULATED, Source.LEARNED, Source.ESTIMATED)
 _STATES = {
     Source.MEASURED: ProfileState.MEASURED,
@@ -139,8 +140,8 @@ def _is_usable_model(steps: StepModel) -> bool:
         steps.floor_large_ms,
     )
     api = steps.api_tokens_per_second
-    return all(math.isfinite(n) and n >= 0 for n in numbers) and (api is None or _is_positive(api))
+    return all(0 <= n < LARGEST for n in numbers) and (api is None or _is_positive(api))
 
 
 def _is_positive(value: float) -> bool:
-    return math.isfinite(value) and value > 0
+    return 1 / LARGEST < value < LARGEST

@@ -13,12 +13,15 @@ forecast.
 With several placements n*C is the sum over replicas, derated as they are.
 
 **Bound on moves under stationary noise.** Let the rate be lam0 and suppose that every estimate stays within a factor
-1 ± eps of it, with no false change of rate, no slope believed, nothing stuck, C and eps constant. A shrink to k
-replicas happened at an estimate lam <= h*k*C, so lam0 <= lam/(1 - eps) <= k*C/(1 + eps), so every later estimate is at
-most (1 + eps)*lam0 <= k*C, and growth needs more than k*C: **no growth follows a shrink.** Before the first shrink
-every growth adds a replica and none goes beyond ceil((1 + eps)*lam0/C); so moves are at most
-2 + ceil(2*eps*lam0/C) + ceil(2*eps*lam0/(h*C)), however long the episode lasts. tests/planner holds this against
-adversarial sequences within ± eps.
+1 ± e of it, with no false change of rate, no slope believed, nothing stuck, C constant, and eps >= e in every plan (eps
+itself may move: the dispersion is measured anew in each). A shrink to k replicas happened at an estimate
+lam <= h*k*C, so lam0 <= lam/(1 - e) <= h*k*C/(1 - eps) = k*C/(1 + eps), so every later estimate is at most
+(1 + e)*lam0 <= k*C, and growth needs more than k*C: **no growth follows a shrink.** Before the first shrink every
+growth adds a replica and none goes beyond ceil((1 + e)*lam0/C), or the one step of (1 + eps)*n; after it every shrink
+takes one at least. With H the largest 1/h and h0 = (1 - e)/(1 + e), moves are at most
+2 + ceil(2*e*lam0/C) + ceil(((1 + e)*H - (1 - e)/h0)*lam0/C), however long the episode lasts; where eps = e is constant
+the last term is ceil(2*e*lam0/(h*C)). tests/planner/test_stabilise.py tries every sequence an adversary has: the
+graph of all moves that some estimate allows has no cycle, and its longest path is within the bound.
 
 A change of mix needs a saving over an hour that exceeds what both variants cost while they overlap, in three successive
 plans (ten seconds), with no move in flight.
