@@ -133,7 +133,7 @@ def mean_context(lengths: LengthMix) -> float:
 
     `(E[i*o] + E[o^2]/2) / E[o]` with independent lengths. Worked: 512 + 128 tokens, p95 of the answers 256, so a
     spread of 0.5: 512 + 128 * 1.25 / 2 = 592. Source: real runs of variable lengths (bench/capacity): by mean context
-    their throughput is predicted 10 to 40 % too high, by this 2 to 16 % with a p95 of three times the mean. Range: the
+    their throughput is predicted 20 to 40 % too high, by this 4 to 16 % with a p95 of three times the mean. Range: the
     correlation of prompts and answers is left out.
     """
     outputs = max(lengths.output_mean, 1.0)
@@ -196,9 +196,9 @@ def _ttft_quantile(
     """TTFT at `share` of requests: `sum(mean) + sqrt(sum(deviation^2))` of its waits, taken as independent.
 
     Worked: means of 10 and 31 ms, values at 95 % of 20 and 144 ms: 41 + sqrt(10^2 + 113^2) = 154 ms. Source: checked
-    against the simulated engine (bench/capacity: 225 points, prompts of 128 to 3000 tokens, chunks of 512 to 8192, 0.4
-    to 0.92 of saturation): p95 +1 % on average, one standard deviation 15 %. Range: to 0.85 of saturation; at 0.92
-    prompts longer than the chunk come out up to 70 % too high, as waits then outlast any run.
+    against the simulated engine (bench/capacity: 225 points, prompts of 128 to 3000 tokens, chunks of 512 to 8192): p95
+    to 0.85 of saturation -4 to 0 % on average, 7 to 14 % rms. Range: to 0.85 of saturation; at 0.92 prompts longer than
+    the chunk come out up to 70 % too high, as waits then outlast any run.
     """
     n_p = _running_quantile(rates, batch.rates, share)
     waits = _waits(engine, lengths, batch, rates, share, running=running)
