@@ -166,7 +166,8 @@ class Observer:
         """The wish with what runs, what was measured, what is remembered."""
         running = observe_variants(self._store, self.inventory, self._telemetry, wish.item)
         remembered = memory or memory_of(wish.item.body.raw.get("status"))
-        startup = self._startups.p90(wish.service.key) or remembered.startup_p90_seconds
+        kept = {variant.name.rsplit("-", 1)[-1] for variant in running if variant.desired > 0}
+        startup = self._startups.p90(wish.service.key, kept) or remembered.startup_p90_seconds
         return replace(
             wish.service,
             running=tuple(self._judge(variant, wish, world) for variant in running),
