@@ -13,6 +13,7 @@ import pytest
 from operators import Operator, Site
 
 from e2e.devcluster import DevCluster
+from shoal.cli import snapshots
 from shoal.cli.main import main
 
 pytestmark = [pytest.mark.cluster]
@@ -128,13 +129,16 @@ def test_what_is_not_there_is_said(site: Site, tmp_path: Path, capsys: pytest.Ca
     assert "you may not get the Lease" in capsys.readouterr().err
 
 
-def test_through_the_api_server(site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_through_the_api_server(
+    site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The API server's proxy goes to no loopback address: the operator listens where the machine has another."""
     own = own_address()
     if own is None:
         pytest.skip("this machine has loopback addresses only")
-    # The command asks for the port that the chart sets.
-    start_and_decide(site, POD_IP=own, SHOAL_METRICS_PORT="9090")
+    # The command asks for the port that the chart sets, which something else may have on this machine.
+    operator = start_and_decide(site, POD_IP=own)
+    monkeypatch.setattr(snapshots, "METRICS_PORT", int(operator.settings["SHOAL_METRICS_PORT"]))
     make_pod(site.cluster, site.operator_namespace, "operator-0", own)
     kubeconfig, file = make_person(site, TOKEN, LEASE, PROXY), tmp_path / "dump.json"
     assert dump(site, kubeconfig, file) == 0, capsys.readouterr().err
