@@ -63,12 +63,11 @@ def _choose_apart(book: Book, active: Sequence[Assessment]) -> bool:
     """Everybody's own best target beside what the others have; whether these are enough and fit together."""
     for assessment in book.assessments:
         book.choose(assessment)
-    new = [a for a in active if _is_open(book.choices[a.service.key], a)]
-    for assessment in new:
-        _choose_cheapest(book, assessment, WIDE if len(new) <= MOST_EXACT else NARROW)
-    if not all(book.choices[a.service.key].enough or not a.fleets for a in active):
+    if not all(book.choices[a.service.key].enough or not a.fleets for a in active) or write_down(book, active):
         return False
-    return not write_down(book, active)
+    new = [a for a in active if _is_open(book.choices[a.service.key], a)]
+    changed = [a for a in new if _choose_cheapest(book, a, WIDE if len(new) <= MOST_EXACT else NARROW)]
+    return not changed or not write_down(book, changed)
 
 
 def _is_open(choice: Choice, assessment: Assessment) -> bool:
@@ -77,14 +76,16 @@ def _is_open(choice: Choice, assessment: Assessment) -> bool:
     return choice.enough and not choice.kept and choice.change in (Change.FIRST, Change.FORCED) and not manual
 
 
-def _choose_cheapest(book: Book, assessment: Assessment, breadth: Breadth) -> None:
-    """The cheapest of all its plans in place of a first guess; of equal ones the guess."""
+def _choose_cheapest(book: Book, assessment: Assessment, breadth: Breadth) -> bool:
+    """The cheapest of all its plans in place of a first guess; of equal ones the guess. Whether it was another."""
     key, fleets = assessment.service.key, assessment.fleets
     choice = book.choices[key]
     wish = Wish(fleets, choice.wanted, assessment.least, book.rooms[key])
     best = min(find_plans(wish, breadth), key=lambda plan: total_cost(plan, fleets), default=choice.counts)
-    if total_cost(best, fleets) < total_cost(choice.counts, fleets) * (1 - 1e-9):
-        book.choices[key] = replace(choice, counts=best)
+    if total_cost(best, fleets) >= total_cost(choice.counts, fleets) * (1 - 1e-9):
+        return False
+    book.choices[key] = replace(choice, counts=best)
+    return True
 
 
 def _money(choice: Choice, assessment: Assessment) -> float:

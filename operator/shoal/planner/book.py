@@ -12,7 +12,7 @@ from shoal.planner.assess import Assessment, World
 from shoal.planner.ledger import Ledger, Room, Use
 from shoal.planner.manual import choose_manually
 from shoal.planner.rollout import peak_uses
-from shoal.planner.sizing import Counts, size, total_gpus, trim
+from shoal.planner.sizing import Counts, smallest, total_gpus, trim
 from shoal.planner.stabilise import Change, Choice, Situation, choose_target
 
 
@@ -142,7 +142,7 @@ def _floor(assessment: Assessment, room: Room) -> Counts:
     """minReplicas of the service: of what it has, else of what it would have."""
     kept = {p: n for p, n in assessment.present.items() if p in assessment.fleets}
     if not kept:
-        return dict(size(assessment.fleets, 0.0, assessment.least, room).counts)
+        return smallest(assessment.fleets, assessment.least, room)
     counts: Counts = {}
     for placement, count in trim(assessment.fleets, kept, room).items():
         counts[placement] = min(count, max(0, assessment.least - sum(counts.values())))

@@ -8,7 +8,7 @@ from typing import Final
 
 from shoal.domain.configuration import Placement
 from shoal.planner.ledger import Room
-from shoal.planner.sizing import ENOUGH, MOST_TRIED, Counts, Fleets, Sized, by_price, sized, total_cost
+from shoal.planner.sizing import ENOUGH, MOST_TRIED, Counts, Fleets, Sized, by_price, sized, total_cost, total_rate
 from shoal.planner.thermal import Fleet
 
 MOST_PLANS: Final = 100
@@ -87,25 +87,33 @@ def _plans(order: Sequence[Fleet], wish: Wish, breadth: Breadth) -> list[Counts]
 class _Search:
     def __init__(self, wish: Wish, breadth: Breadth) -> None:
         self.wish, self.breadth = wish, breadth
+        self.enough = wish.rate * ENOUGH
         self.steps = 0
 
     def run(self, order: Sequence[Fleet], start: Mapping[Placement, int], more: int) -> Iterator[Counts]:
         """Plans that add replicas of at most `more` options of `order` to `start`, the earlier options first."""
-        wish, plan = self.wish, self.wish.sized(start)
-        if plan.enough:
-            yield dict(plan.counts)
+        counts = {placement: count for placement, count in start.items() if count > 0}
+        carried = total_rate(counts, self.wish.fleets)
+        yield from self._complete(order, counts, carried, more)
+
+    def _complete(self, order: Sequence[Fleet], counts: Counts, carried: float, more: int) -> Iterator[Counts]:
+        replicas = sum(counts.values())
+        if carried >= self.enough and replicas >= self.wish.least:
+            yield counts
             return
         if more == 0 or self.steps >= MOST_STEPS:
             return
         for place, fleet in enumerate(order):
             self.steps += 1
             placement = fleet.option.placement
-            had = start.get(placement, 0)
-            others = plan.rate - (fleet.rate(had) if had else 0.0)
-            need = max(fleet.need((wish.rate - others) * ENOUGH), wish.least - (plan.replicas - had)) - had
-            most = min(need, wish.room.most(placement, start))
+            had = counts.get(placement, 0)
+            others = carried - fleet.rate(had) if had else carried
+            need = max(fleet.need(self.enough - others), self.wish.least - (replicas - had)) - had
+            most = min(need, self.wish.room.most(placement, counts))
             for number in self._numbers(most, alone=more == 1 and most < need):
-                yield from self.run(order[place + 1 :], {**start, placement: had + number}, more - 1)
+                more_counts = {**counts, placement: had + number}
+                after = others + fleet.rate(had + number)
+                yield from self._complete(order[place + 1 :], more_counts, after, more - 1)
 
     def _numbers(self, most: int, *, alone: bool) -> list[int]:
         """Numbers to try, falling: all when there are few. With nothing to complete them only enough will do."""

@@ -208,8 +208,7 @@ def _make_contender(contest: Contest, assessment: Assessment, bare: Ledger) -> C
     key, service = assessment.service.key, assessment.service
     choice = contest.apart[key]
     room = bare.room(key, assessment.pools, limit=service.limits.max_gpus, beside_own=False)
-    settled = choice.enough and choice.change in (Change.NONE, Change.SHRINK, Change.MIX)
-    if not settled:
+    if not choice.enough or choice.change is Change.TRIM:
         choice = contest.book.wish(assessment, room)
     return Contender(assessment, choice, room, contest.breadth)
 

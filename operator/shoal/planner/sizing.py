@@ -64,6 +64,19 @@ def size(fleets: Fleets, rate: float, least: int, room: Room) -> Sized:
     return _best([*candidates, *wider]) or Sized({}, 0.0, 0.0, enough=False)
 
 
+def smallest(fleets: Fleets, least: int, room: Room) -> Counts:
+    """So many replicas of the cheapest option that has the room, measured ones first; else what is cheapest in all."""
+    if least <= 0:
+        return {}
+    order = sorted(
+        fleets.values(), key=lambda f: (f.option.estimated, f.option.cost, -f.option.rate, f.option.placement)
+    )
+    for fleet in order:
+        if room.most(fleet.option.placement, {}) >= least:
+            return {fleet.option.placement: least}
+    return dict(size(fleets, 0.0, least, room).counts)
+
+
 def grow(fleets: Fleets, start: Mapping[Placement, int], rate: float, least: int, room: Room) -> Sized:
     """Add replicas to what is decided: to its own placements first, the cheapest one first, then to others."""
     own = [fleets[placement] for placement in start if start[placement] > 0]
