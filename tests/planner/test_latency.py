@@ -92,3 +92,14 @@ def test_worked_example_of_the_sum_of_waits():
     drawn = rng.exponential(10, 400_000) + rng.exponential(31, 400_000)
     waits = [latency._Wait(np.array([m]), np.array([m * math.log(20)])) for m in (10.0, 31.0)]
     assert latency._add_up(waits) == pytest.approx(np.quantile(drawn, 0.95), rel=0.05)
+
+
+def test_worked_example_of_the_kv_limit():
+    # without a cost per token every step takes alpha: 25 ms
+    engine = EngineModel(StepModel(25.0, 0.0, 0.0), 256, 8192, 20_000.0)
+    curve = latency.modelled_curve(engine, MIX, 95)
+    assert int(20_000 / mean_context(MIX)) == 33
+    assert (curve.limit, curve.saturation) == ("KV", pytest.approx(33 / (128 * 0.025)))
+    # the other form: E[o*(i + o/2)] with independent lengths, o of standard deviation 64
+    product = 128 * 512 + (128**2 + 64**2) / 2
+    assert curve.saturation == pytest.approx(20_000 / (0.025 * product), rel=0.03)  # whole sequences
