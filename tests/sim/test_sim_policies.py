@@ -20,8 +20,8 @@ CHAT = ServiceSpec(
     name="chat",
     model="Qwen/Qwen2.5-7B-Instruct",
     objective=Objective(95, ttft_ms=500, itl_ms=40),
-    schedule=((120, 20), (240, 100), (480, 20)),
-    declared_rate=20,
+    schedule=((60, 10), (150, 50), (430, 10)),
+    declared_rate=10,
 )
 
 
@@ -56,7 +56,7 @@ def test_static_starts_at_its_number_and_never_moves() -> None:
     result = play("static:3")
     assert {sample.ready for sample in result.timeline} == {3}
     assert result.moves == ()
-    assert result.gpu_hours == pytest.approx(3 * 840 / 3600)
+    assert result.gpu_hours == pytest.approx(3 * 640 / 3600)
 
 
 def test_static_choices_of_tensor_parallelism_and_engines() -> None:
@@ -79,12 +79,12 @@ def test_every_autoscaler_grows_with_a_step_and_gives_back(text: str) -> None:
     assert result.attainment > play("static:1").attainment
 
 
-STAGES = ((60, 120), (240, 360), (820, 841))
+STAGES = ((30, 60), (150, 210), (620, 641))
 
 
 def test_laws_get_their_targets_from_what_the_planner_knows() -> None:
     """The HPA's target is the planned rate of one replica, so it comes to as many replicas as the planner."""
-    constant = {"schedule": ((400, 100),), "declared_rate": 100}
+    constant = {"schedule": ((150, 100),), "declared_rate": 100}
     assert play("hpa", **constant).timeline[-1].desired == pytest.approx(
         play("shoal", **constant).timeline[-1].desired, abs=1
     )
