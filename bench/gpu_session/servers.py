@@ -23,6 +23,7 @@ MPS_PIPE, MPS_LOG = "/tmp/mps", "/tmp/mpslog"
 LEAST_FREE = "0.1"
 # No weights here, so none are loaded: speed and power do not depend on their values.
 FIXED = ("--load-format", "dummy", "--no-enable-prefix-caching", "--disable-uvicorn-access-log")
+PIN = "import os, sys; os.sched_setaffinity(0, {cpus}); os.execv(sys.argv[1], sys.argv[1:])"
 ENVIRONMENT = {"VLLM_USE_FLASHINFER_SAMPLER": "0", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
 
 
@@ -41,7 +42,7 @@ class VllmServer:
             environment["CUDA_MPS_PIPE_DIRECTORY"] = MPS_PIPE
         with log.open("wb") as out:
             self.process = subprocess.Popen(
-                ["taskset", "-c", ",".join(map(str, cpus)), sys.executable, *self.arguments],
+                [sys.executable, "-c", PIN.format(cpus=set(cpus)), sys.executable, *self.arguments],
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 env=environment,
