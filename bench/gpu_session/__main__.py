@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.gpu_session.plans import PHASES, Engine, Job, Lane, Stage
+from bench.gpu_session.servers import VllmServer, start_mps, stop_mps, wait_all
 from shoal.profiler.clients import Clients
 from shoal.profiler.errors import ProfilerError
 from shoal.profiler.gpus import GpuSampler
@@ -27,9 +29,6 @@ from shoal.profiler.measure import Target, measure, run_step
 from shoal.profiler.points import Point
 from shoal.profiler.server import read_facts
 from shoal.profiler.specs import Kind, Settings, Spec, parse_objective
-
-from bench.gpu_session.plans import PHASES, Engine, Job, Lane, Stage
-from bench.gpu_session.servers import VllmServer, start_mps, stop_mps, wait_all
 
 OBJECTIVE = parse_objective("ttft=500,itl=50,p=95")
 START_SECONDS = 240.0
