@@ -12,8 +12,8 @@ from shoal.profiler.specs import Kind
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 SESSION = "h200-2026-11-28"
 HEADER = (
-    "| job | engines x GPUs | overloaded, req/s | highest rate seen within the objective | there: p95 TTFT, ITL | KV used | "
-    "watts | clock |\n|---|---|---|---|---|---|---|---|"
+    "| job | engines x GPUs | overloaded, req/s | highest rate seen within the objective | there: p95 TTFT, ITL, ms | "
+    "KV used | watts | MHz |\n|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -35,8 +35,9 @@ def row(result: Result) -> str:
     shape = f"{measured.settings.engines} x {result.gpus}"
     if top is None or top.ttft is None or top.itl is None:
         return f"| {result.job.name} | {shape} | {saturation} | - | - | - | - | - |"
+    latency = f"{top.ttft.p95:.0f}, {top.itl.p95:.1f}"
     return (
-        f"| {result.job.name} | {shape} | {saturation} | {top.spec.rate or 0.0:.1f} | {top.ttft.p95:.0f}, {top.itl.p95:.1f} | "
+        f"| {result.job.name} | {shape} | {saturation} | {top.spec.rate or 0.0:.1f} | {latency} | "
         f"{top.engine['kvUsageMost']:.0%} | {top.gpu['watts']:.0f} | {top.gpu['clock_mhz']:.0f} |"
     )
 
@@ -45,10 +46,10 @@ def plot(results: Sequence[Result], path: Path) -> None:
     """Power and clock against throughput, and p95 ITL against the share of saturation."""
     import matplotlib.pyplot as plt  # noqa: PLC0415 - heavy, and only for the documentation
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.8), layout="constrained")
     for result in results:
         points = sorted(
-            (p for p in result.measured.points if p.spec.kind is Kind.OPEN and not p.invalid and p.gpu.get("watts")),
+            (p for p in result.measured.points if p.spec.kind is Kind.OPEN and not p.invalid and not p.stopped),
             key=lambda point: point.output_rate,
         )
         if len(points) < 2 or result.mps or result.job.after is not None:
@@ -58,9 +59,11 @@ def plot(results: Sequence[Result], path: Path) -> None:
         right.plot(rates, [p.itl.p95 if p.itl else None for p in points], marker="o", ms=3, label=result.job.name)
     left.set(xlabel="thousand output tokens/s per GPU", ylabel="watts per GPU")
     right.set(xlabel="thousand output tokens/s per GPU", ylabel="p95 ITL, ms", ylim=(0, 50))
-    left.legend(fontsize=7)
+    for axes in (left, right):
+        axes.set_xscale("log")
+    left.legend(fontsize=7, ncols=2)
     figure.suptitle("vLLM 0.26, NVIDIA H200, 512 + 128 tokens, one run each")
-    figure.savefig(path)
+    figure.savefig(path, dpi=90)
     plt.close(figure)
 
 
@@ -70,7 +73,7 @@ def main() -> int:
     print(HEADER)
     for result in results:
         print(row(result))
-    plot(results, DOCS / "images" / "h200-2026-11-28.svg")
+    plot(results, DOCS / "images" / "h200-2026-11-28.png")
     return 0
 
 
