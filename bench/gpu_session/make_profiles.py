@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from bench.gpu_session.results import RESULTS, Result, read_session
 from bench.real_engine.make_profiles import OUT
 from shoal.api.model_profile import Provenance
-from shoal.domain.profile import Link, Profile
+from shoal.domain.profile import Link, Profile, ProfileRow
 from shoal.profiler.profiles import Subject, clock_under_load, make_profile, make_row
 from shoal.sim.profile_files import render_profile
 
@@ -36,17 +36,28 @@ def make_profiles() -> Iterator[tuple[str, str]]:
         for result in read_session(RESULTS / session):
             if result.job.after is None and not result.mps and result.job.name not in LEFT_OUT:
                 by_model[result.model].append(result)
-        for model, results in by_model.items():
-            profile, provenance = _make_profile(model, results)
+        for results in by_model.values():
+            profile, provenance = _make_profile(results)
             yield f"{profile.name}.yaml", render_profile(profile, provenance, HEADER)
 
 
-def _make_profile(model: str, results: Sequence[Result]) -> tuple[Profile, Provenance]:
-    facts = results[0].measured.facts
-    rows = [row for result in results if (row := make_row(result.measured, result.measured.fit())) is not None]
+def subject_of(result: Result) -> Subject:
+    """What a job measured."""
+    facts = result.measured.facts
+    return Subject(result.model, facts["gpu"]["name"].replace(" ", "-"), facts["engineVersion"], link=Link.NVLINK)
+
+
+def fitted_row(subject: Subject, result: Result) -> ProfileRow | None:
+    """The row of a job, with step times."""
+    measured = result.measured
+    return make_row(measured, measured.fit(subject.datasheet_steps(measured.shape)))
+
+
+def _make_profile(results: Sequence[Result]) -> tuple[Profile, Provenance]:
+    subject = subject_of(results[0])
+    rows = [row for result in results if (row := fitted_row(subject, result)) is not None]
     # The lowest: a configuration that runs at its power cap as it always does must not look derated.
     clocks = [clock for result in results if (clock := clock_under_load(result.measured)) is not None]
-    subject = Subject(model, facts["gpu"]["name"].replace(" ", "-"), facts["engineVersion"], link=Link.NVLINK)
     profile = make_profile(subject, rows, min(clocks, default=None))
     return profile, _make_provenance(results)
 

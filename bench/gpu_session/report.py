@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.gpu_session.make_profiles import fitted_row, subject_of
 from bench.gpu_session.results import RESULTS, Result, read_session
+from shoal.domain.reasons import ProfileState
+from shoal.domain.service import Objective
+from shoal.planner.capacity import Basis, rate_row
+from shoal.profiler.lengths import parse_lengths
 from shoal.profiler.points import Point
 from shoal.profiler.specs import Kind
 
@@ -14,6 +19,11 @@ SESSION = "h200-2026-11-28"
 HEADER = (
     "| job | engines x GPUs | overloaded, req/s | highest rate seen within the objective | there: p95 TTFT, ITL, ms | "
     "KV used | watts | MHz |\n|---|---|---|---|---|---|---|---|"
+)
+
+PREDICTED = (
+    "| mix | saturation predicted | measured | error | planned for (margin taken) | highest rate seen within the "
+    "objective |\n|---|---|---|---|---|---|"
 )
 
 
@@ -39,6 +49,33 @@ def row(result: Result) -> str:
     return (
         f"| {result.job.name} | {shape} | {saturation} | {top.spec.rate or 0.0:.1f} | {latency} | "
         f"{top.engine['kvUsageMost']:.0%} | {top.gpu['watts']:.0f} | {top.gpu['clock_mhz']:.0f} |"
+    )
+
+
+def prediction(base: Result, other: Result) -> str:
+    """One line: the saturation at another mix as the planner has it from the base's profile, and as it was."""
+    row = fitted_row(subject_of(base), base)
+    measured = other.measured
+    if row is None or measured.saturation is None:
+        return f"| {other.job.name} | - | - | - |"
+    basis = Basis(
+        row=row,
+        state=ProfileState.MEASURED,
+        profile=None,
+        clock_mhz=None,
+        lengths=parse_lengths(measured.settings.lengths).mix(measured.settings.longest),
+        objective=Objective(95, 500.0, 50.0),
+        kv_cache_tokens=row.kv_cache_tokens,
+    )
+    rating = rate_row(basis)
+    if rating is None:
+        return f"| {other.job.name} | - | {measured.saturation:.1f} | - |"
+    predicted, top = rating.capacity.overload_rate, best(other)
+    seen = f"{top.spec.rate or 0.0:.1f}" if top else "-"
+    error = predicted / measured.saturation - 1
+    return (
+        f"| {other.job.name} | {predicted:.1f} | {measured.saturation:.1f} | {error:+.0%} | "
+        f"{rating.capacity.rate:.1f} | {seen} |"
     )
 
 
@@ -73,6 +110,12 @@ def main() -> int:
     print(HEADER)
     for result in results:
         print(row(result))
+    print()
+    print(PREDICTED)
+    by_name = {result.job.name: result for result in results}
+    for result in results:
+        if result.job.after is not None:
+            print(prediction(by_name[result.job.after], result))
     plot(results, DOCS / "images" / "h200-2026-11-28.png")
     return 0
 

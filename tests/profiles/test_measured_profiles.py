@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from bench.gpu_session.make_profiles import make_profiles as session_profiles
 from bench.real_engine.make_profiles import OUT, make_profiles
 from shoal.api.convert import profile_to_domain
 from shoal.api.load import load_text
@@ -35,4 +36,4 @@ def test_it_is_labelled_measured_and_latency_rises_with_the_rate(name: str) -> N
 
 
 def test_nothing_else_is_shipped_there() -> None:
-    assert {path.name for path in OUT.glob("*.yaml")} == set(FILES)
+    assert {path.name for path in OUT.glob("*.yaml")} == set(FILES) | {name for name, _ in session_profiles()}

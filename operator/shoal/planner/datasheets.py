@@ -48,7 +48,13 @@ def find_datasheet(pool: Pool) -> tuple[Datasheet, bool]:
     given = pool.datasheet
     if given is not None and given.memory_bandwidth > 0 and given.flops_16bit > 0:
         return given, True
+    known = known_datasheet(pool.accelerator)
+    return (SLOWEST, False) if known is None else (known, True)
+
+
+def known_datasheet(accelerator: str) -> Datasheet | None:
+    """What the maker promises of this product; None when it is not among the common ones."""
     for pattern, bandwidth, teraflops in _KNOWN:
-        if re.search(pattern, pool.accelerator, re.IGNORECASE):
-            return Datasheet(memory_bandwidth=bandwidth * 1e9, flops_16bit=teraflops * 1e12), True
-    return SLOWEST, False
+        if re.search(pattern, accelerator, re.IGNORECASE):
+            return Datasheet(memory_bandwidth=bandwidth * 1e9, flops_16bit=teraflops * 1e12)
+    return None

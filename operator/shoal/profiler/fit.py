@@ -29,6 +29,8 @@ _LEAST_NOISE: Final = 0.005  # relative; no gap is known better
 _DROPS: Final = 1.2  # a term that lowers the error by less than this factor is left out
 _GOOD: Final = 0.01  # relative error below which no further term is asked for
 _SMALLEST: Final = 1e-9
+PRIOR_SPREAD: Final = 0.5  # natural logarithm: how far real step times lie from the datasheet's, one standard deviation
+_USUAL_NOISE: Final = 0.02  # relative error of a point, for the weight of the datasheet beside it
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +59,22 @@ class StepFit:
     residuals: tuple[tuple[str, float, float], ...]
 
 
-def fit_steps(points: Sequence[Point], *, chunk: int, engines: int) -> StepFit | None:
-    """Fit what the points can tell; None when they are too few for alpha, beta and gamma."""
+def fit_steps(
+    points: Sequence[Point], *, chunk: int, engines: int, datasheet: StepModel | None = None
+) -> StepFit | None:
+    """Fit what the points can tell; None when they are too few for alpha, beta and gamma.
+
+    What they cannot tell stays near `datasheet`, the step times of a roofline for the same engine: a prompt that fills
+    every chunk, say, is explained by beta as well as by a floor. A point counts (0.5/0.02)^2 times as much.
+    """
     observations = [o for o in (observe(point, chunk, engines) for point in points) if o is not None]
     if len(observations) < 4 or not _tells_apart(observations):
         return None
     active = [True, True, True, True, True, True]
-    best, cost = _solve(observations, active)
+    best, cost = _solve(observations, active, datasheet)
     for index in (5, 3, 4):  # the simplest model that explains the points as well
         fewer = [on and place != index for place, on in enumerate(active)]
-        found, dearer = _solve(observations, fewer)
+        found, dearer = _solve(observations, fewer, datasheet)
         if dearer <= max(cost * _DROPS, _GOOD):
             best, cost, active = found, dearer, fewer
     return _make_fit(observations, best, active)
@@ -136,24 +144,41 @@ def _start(observations: Sequence[Observation], floors: float) -> Floats:
     return np.array([alpha, beta / 2, beta / 4 / context, floors * alpha, 1.5 * floors * alpha, 0.8 / most])
 
 
-def _solve(observations: Sequence[Observation], active: Sequence[bool]) -> tuple[Floats, float]:
+def _solve(
+    observations: Sequence[Observation], active: Sequence[bool], datasheet: StepModel | None
+) -> tuple[Floats, float]:
     """Best of several starts: floors that bind nowhere have no slope to follow. Values, and root mean square error."""
-    found = [_descend(observations, _start(observations, floors), active) for floors in (1.2, 2.0, 4.0)]
-    return min(found, key=lambda pair: pair[1])
+    starts = (_start(observations, floors) for floors in (1.2, 2.0, 4.0))
+    return min((_descend(observations, start, active, datasheet) for start in starts), key=lambda pair: pair[1])
 
 
-def _descend(observations: Sequence[Observation], start: Floats, active: Sequence[bool]) -> tuple[Floats, float]:
+def _distance(logs: Floats, datasheet: StepModel | None) -> list[float]:
+    """How far alpha, beta and gamma are from the datasheet's, in the unit of the points' relative errors."""
+    if datasheet is None:
+        return []
+    told = (datasheet.alpha_ms, datasheet.beta_ms_per_token, datasheet.gamma_ms_per_kv_token)
+    weight = _USUAL_NOISE / PRIOR_SPREAD
+    return [weight * (float(at) - math.log(value)) for at, value in zip(logs, told, strict=False)]
+
+
+def _descend(
+    observations: Sequence[Observation], start: Floats, active: Sequence[bool], datasheet: StepModel | None
+) -> tuple[Floats, float]:
     """Levenberg-Marquardt on the logarithms, with Huber's weights; terms that are not active stay zero."""
-    on = np.array(active)
+    on, points = np.array(active), len(observations)
     logs, damping = np.log(np.maximum(start, _SMALLEST)), 1e-2
 
     def residuals(at: Floats) -> Floats:
         values = np.where(on, np.exp(at), 0.0)
-        return np.array([math.log(max(predict(values, o), _SMALLEST) / o.gap_ms) for o in observations])
+        misses = [math.log(max(predict(values, o), _SMALLEST) / o.gap_ms) for o in observations]
+        return np.array(misses + _distance(at, datasheet))
+
+    def weigh(found: Floats) -> Floats:
+        return np.concatenate([_huber(found[:points]), np.ones(len(found) - points)])
 
     current = residuals(logs)
     for _ in range(80):
-        weights = _huber(current)
+        weights = weigh(current)
         jacobian = _slopes(residuals, logs, on, current)
         normal = jacobian.T @ (jacobian * weights[:, None])
         step = np.linalg.lstsq(
@@ -173,7 +198,7 @@ def _descend(observations: Sequence[Observation], start: Floats, active: Sequenc
             damping *= 4
             if damping > 1e6:
                 break
-    return np.where(on, np.exp(logs), 0.0), float(np.sqrt((_huber(current) * current**2).mean()))
+    return np.where(on, np.exp(logs), 0.0), float(np.sqrt((weigh(current) * current**2).sum() / points))
 
 
 def _huber(residuals: Floats) -> Floats:

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from shoal.api.model_profile import Provenance
-from shoal.domain.profile import Link, Profile, ProfileRow, Quantiles, RatePoint, Source
+from shoal.domain.profile import Link, Profile, ProfileRow, Quantiles, RatePoint, Source, StepModel
 from shoal.planner.catalog import model_facts
 from shoal.profiler.errors import ProfilerError
 from shoal.profiler.fit import StepFit, fit_steps
 from shoal.profiler.knee import Bracket, find_bracket, overload_of
 from shoal.profiler.lengths import parse_lengths
 from shoal.profiler.points import Point
+from shoal.profiler.roofline import roofline_steps
 from shoal.profiler.specs import Kind, Settings
 from shoal.sim.profile_files import render_profile
 
@@ -69,9 +70,10 @@ class Measured:
         over = overload_of(self.points)
         return over.throughput if over is not None else None
 
-    def fit(self) -> StepFit | None:
-        """Step times of one engine."""
-        return fit_steps(self.points, chunk=self.shape.max_num_batched_tokens, engines=self.settings.engines)
+    def fit(self, datasheet: StepModel | None = None) -> StepFit | None:
+        """Step times of one engine; what the points do not tell stays near the datasheet's."""
+        shape, engines = self.shape, self.settings.engines
+        return fit_steps(self.points, chunk=shape.max_num_batched_tokens, engines=engines, datasheet=datasheet)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,18 @@ class Subject:
     link: Link = Link.NONE
     simulated: bool = False
     parameters: float | None = None
+
+    def datasheet_steps(self, shape: Shape) -> StepModel | None:
+        """What the GPU's datasheet says of this model's step times; None for simulated engines, which obey none."""
+        if self.simulated:
+            return None
+        return roofline_steps(
+            self.model,
+            self.accelerator,
+            parameters=self.parameters,
+            tensor_parallel=shape.tensor_parallel,
+            engines_per_gpu=shape.engines_per_gpu,
+        )
 
 
 def make_row(measured: Measured, fit: StepFit | None) -> ProfileRow | None:
@@ -155,7 +169,7 @@ def make_profile(subject: Subject, rows: Sequence[ProfileRow], clock_mhz: float 
 
 def write_profile(path: Path, subject: Subject, measured: Sequence[Measured], command: str) -> Profile | None:
     """Fit, and write the file. None when there is nothing to write. Raises ProfilerError."""
-    fitted = [(one, one.fit()) for one in measured]
+    fitted = [(one, one.fit(subject.datasheet_steps(one.shape))) for one in measured]
     rows = [(one, fit, row) for one, fit in fitted if (row := make_row(one, fit)) is not None]
     if not rows:
         return None
