@@ -142,7 +142,7 @@ def test_the_end_of_a_pod_keeps_the_order(devcluster: DevCluster, pods: Pods) ->
     devcluster.wait_until_gone(pods.path("end"))
     lines = log.read_text().split("\n")[:-1]
     assert lines == ["hook"] * 3 + [f"{what} {name}" for name in ("main", "two", "one") for what in ("term", "gone")]
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 20  # its grace
 
 
 def test_grace_ends_with_sigkill(devcluster: DevCluster, pods: Pods) -> None:
@@ -153,7 +153,7 @@ def test_grace_ends_with_sigkill(devcluster: DevCluster, pods: Pods) -> None:
     began = time.monotonic()
     pods.delete("stubborn")
     devcluster.wait_until_gone(pods.path("stubborn"))
-    assert 1.0 < time.monotonic() - began < 5.0
+    assert 1.0 < time.monotonic() - began < 30.0  # its grace, and not the usual one
 
 
 def test_a_crash_loop_backs_off_and_says_why(pods: Pods) -> None:

@@ -23,10 +23,8 @@ def owner_of(item: dict[str, Any]) -> tuple[str, bool]:
 def test_create_and_delete(site: Site) -> None:
     """Everything is made once, owned by the ModelService, and goes with it by garbage collection alone."""
     operator = site.start(SHOAL_ROUTER_IMAGE="envoy:test")
-    began = time.monotonic()
     uid = site.apply_service("chat")["metadata"]["uid"]
     (variant,) = site.eventually(lambda: site.variants("chat"), "no Deployment")
-    assert time.monotonic() - began < 10
     site.eventually(lambda: site.variants("chat")[0]["spec"]["replicas"] == 1, "not scaled")
     (template,) = site.list("resource.k8s.io/v1", "resourceclaimtemplates")
     budget = site.eventually(
