@@ -82,7 +82,8 @@ def fit_steps(
 
 def observe(point: Point, chunk: int, engines: int) -> Observation | None:
     """A point as an equation; None when it has no steady gap."""
-    if point.client_failed or point.stopped or point.gap_ms is None or not point.decoding or point.itl is None:
+    gap_ms = point.step_ms
+    if point.client_failed or point.stopped or gap_ms is None or not point.decoding or point.itl is None:
         return None
     if point.spec.kind is Kind.BURST or point.answered < 2 or not point.prompt_quantiles:
         return None
@@ -95,13 +96,13 @@ def observe(point: Point, chunk: int, engines: int) -> Observation | None:
             decoding[:] = running
     else:
         decoding = np.full(_STEPS + _SETTLE, max(running, 1.0))
-    arriving = point.prompt_rate / engines * point.gap_ms / 1000
+    arriving = (point.engine.get("promptRate") or point.prompt_rate) / engines * gap_ms / 1000
     prompts = _play_prompts(rng, arriving, np.array(point.prompt_quantiles), np.maximum(chunk - decoding, 1.0))
     if point.spec.name == "idle":
         prompts[:] = 0.0  # alone: its own prompt is over before its first gap
     low, high = point.itl.mean_interval
     noise = max((high - low) / 3.92 / point.itl.mean, _LEAST_NOISE)
-    return Observation(point.spec.key, point.gap_ms, noise, decoding[_SETTLE:], prompts[_SETTLE:], point.context)
+    return Observation(point.spec.key, gap_ms, noise, decoding[_SETTLE:], prompts[_SETTLE:], point.context)
 
 
 def _play_prompts(rng: np.random.Generator, arriving: float, lengths: Floats, budget: Floats) -> Floats:

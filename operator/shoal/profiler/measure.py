@@ -72,6 +72,7 @@ def run_step(target: Target, settings: Settings, spec: Spec, clients: Clients, g
         records = clients.run(job, watcher.watch)
         ended = time.monotonic()
         took = ended - began - LEAD_SECONDS
+    skipped = spec.connections if spec.kind is Kind.CLOSED else 0  # cut short, see _make_requests
     until = began + LEAD_SECONDS + spec.warm_up + spec.seconds if spec.kind is not Kind.BURST else ended
     point = summarise(
         spec,
@@ -82,7 +83,7 @@ def run_step(target: Target, settings: Settings, spec: Spec, clients: Clients, g
         planned=_planned(job, spec),
         stopped=watcher.stopped,
         most_lag_ms=settings.most_lag_ms,
-        output_mean=float(job.outputs[spec.connections :].mean()) if spec.kind is Kind.CLOSED else None,
+        drawn=(job.prompts[skipped:], job.outputs[skipped:]),
     )
     window = (began + LEAD_SECONDS + spec.warm_up, max(min(until, ended), began + 1.0))
     use = gpus.between(*window)
@@ -228,6 +229,7 @@ def _engine_use(engine: EngineSampler, window: tuple[float, float]) -> dict[str,
         "kvUsageMost": round(max(sample.kv_usage for sample in samples), 4),
         "preemptions": last.preemptions - first.preemptions,
         "outputRate": round((last.tokens - first.tokens) / max(last.at - first.at, 1e-6), 2),
+        "promptRate": round((last.prompts - first.prompts) / max(last.at - first.at, 1e-6), 2),
         "stepsPerSecond": round((last.steps - first.steps) / max(last.at - first.at, 1e-6), 2),
     }
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from shoal.domain.profile import Quantiles
 from shoal.profiler.jobs import FAILED, Ended, Floats, Records
+from shoal.profiler.lengths import Ints
 from shoal.profiler.specs import Kind, Objective, Spec
 
 MOST_CPU: Final = 0.70  # of a core per client process: above, the client may be what is measured
@@ -93,6 +94,17 @@ class Point:
         return tokens / self.output_mean if tokens > 0 and self.output_mean > 0 else self.finished_rate
 
     @property
+    def step_ms(self) -> float | None:
+        """Mean time from one token to the next: by Little's law where the engines count tokens, else as clients saw it.
+
+        Requests that end in a short window are not the typical ones; the law holds for all that run.
+        """
+        later = self.engine.get("outputRate", 0.0) - self.finished_rate  # each answer's first token ends no gap
+        if later > 0 and self.decoding:
+            return 1000 * self.decoding / later
+        return self.gap_ms
+
+    @property
     def client_failed(self) -> bool:
         """Whether the clients may be what was measured."""
         return bool(self.invalid) and self.failed <= MOST_FAILED * max(self.answered + self.failed, 1)
@@ -145,12 +157,13 @@ def summarise(
     planned: int | None = None,
     stopped: bool = False,
     most_lag_ms: float = MOST_LAG_MS,
-    output_mean: float | None = None,
+    drawn: tuple[Ints, Ints] | None = None,
 ) -> Point:
     """Sum up. The window is `warm_up .. warm_up + seconds`; of a burst, everything.
 
     Open loop: latencies of requests due in the window. Closed loop: of those that ended in it. `planned`: how many were
-    due in the window, where not all were sent. `output_mean`: of the source, where only some lengths were seen.
+    due in the window, where not all were sent. `drawn`: prompts and answers that were asked for: of those
+    that were seen to end, too many are short.
     """
     since, until = spec.warm_up, spec.warm_up + spec.seconds
     answered = records.ended == Ended.ANSWERED
@@ -164,6 +177,7 @@ def summarise(
     gaps = np.maximum(records.outputs - 1, 0)
     decode_seconds = float((records.last - records.first)[chosen].sum())
     gap_ms = 1000 * decode_seconds / gaps[chosen].sum() if gaps[chosen].sum() else None
+    prompts, outputs = drawn or (records.prompts, records.outputs)
     begun = (records.first >= since) & (records.first < until)
     failed = int((counted & np.isin(records.ended, FAILED)).sum()) if spec.kind is not Kind.CLOSED else _failed(records)
     lag = (records.sent - records.due) * 1000
@@ -182,10 +196,10 @@ def summarise(
         late_gap=_late(records.itl_ms, objective.itl_ms, chosen),
         gap_ms=gap_ms,
         decoding=_decoding(records, since, stop),
-        context=_context(records, chosen),
-        output_mean=output_mean or (float(records.outputs[counted].mean()) if counted.any() else 0.0),
+        context=_context(prompts, outputs),
+        output_mean=float(outputs.mean()) if len(outputs) else 0.0,
         growth=_growth(records, since, min(until, took)) if spec.kind is Kind.OPEN else 0.0,
-        prompt_quantiles=_quantiles_of(records.prompts[counted]),
+        prompt_quantiles=_quantiles_of(prompts),
         ttft=make_statistic(records.ttft_ms[chosen]),
         itl=make_statistic(records.itl_ms[chosen]),
         e2e=make_statistic(records.e2e_ms[chosen]),
@@ -230,11 +244,11 @@ def _growth(records: Records, since: float, until: float) -> float:
     return float(np.polyfit(instants, backlog, 1)[0]) * (until - since) / max(int(arrived), 1)
 
 
-def _context(records: Records, chosen: np.ndarray[Any, Any]) -> float:
+def _context(prompts: Ints, outputs: Ints) -> float:
     """Mean tokens in the KV cache of a generating request: `(E[i*o] + E[o^2]/2) / E[o]`."""
-    prompts, outputs = records.prompts[chosen].astype(float), records.outputs[chosen].astype(float)
-    total = outputs.sum()
-    return float((prompts * outputs + outputs**2 / 2).sum() / total) if total else 0.0
+    reads, answers = prompts.astype(float), outputs.astype(float)
+    total = answers.sum()
+    return float((reads * answers + answers**2 / 2).sum() / total) if total else 0.0
 
 
 def _quantiles_of(prompts: np.ndarray[Any, Any]) -> tuple[float, ...]:

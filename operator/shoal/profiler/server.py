@@ -20,6 +20,7 @@ SAMPLE_SECONDS: Final = 0.5
 _TIMEOUT: Final = 5.0
 _PREEMPTIONS: Final = b"vllm:num_preemptions_total"
 _TOKENS: Final = b"vllm:generation_tokens_total"
+_PROMPTS: Final = b"vllm:prompt_tokens_total"
 _STEPS: Final = b"vllm:iteration_tokens_total_count"
 _LABEL: Final = re.compile(rb'(\w+)="([^"]*)"')
 
@@ -47,6 +48,7 @@ class EngineSample:
     preemptions: float
     steps: float
     tokens: float
+    prompts: float
 
 
 def read_facts(url: str, model: str | None) -> ServerFacts:
@@ -129,7 +131,7 @@ def read_sample(urls: Sequence[str]) -> EngineSample | None:
     read = [parse_engine_page(page) for page in pages if page is not None]
     if any(page.running is None or page.waiting is None for page in read):
         return None
-    counters = {_PREEMPTIONS: 0.0, _STEPS: 0.0, _TOKENS: 0.0}
+    counters = {_PREEMPTIONS: 0.0, _STEPS: 0.0, _TOKENS: 0.0, _PROMPTS: 0.0}
     for page in pages:
         for name, _, value in scan(page or b"", counters):
             counters[name] += value or 0.0
@@ -141,6 +143,7 @@ def read_sample(urls: Sequence[str]) -> EngineSample | None:
         preemptions=counters[_PREEMPTIONS],
         steps=counters[_STEPS],
         tokens=counters[_TOKENS],
+        prompts=counters[_PROMPTS],
     )
 
 

@@ -1,0 +1,1 @@
+"""Does the profiler find the knee that an exhaustive sweep finds, and the step times that an engine was given?"""
