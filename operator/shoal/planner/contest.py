@@ -121,7 +121,7 @@ class Contest:
     bound: float = 0.0
     exact: bool = True
     taken_in_turn: bool = False
-    prices: tuple[float, ...] = ()
+    level: int | None = None  # priority of those whose present replicas are reserved
     shares: Shares = field(init=False)
     breadth: Breadth = field(init=False)
 
@@ -149,6 +149,7 @@ def settle(book: Book, apart: Mapping[ServiceKey, Choice], active: Sequence[Asse
         rounds += 1
         if not many or rounds <= FEW_ROUNDS:
             _commit(contest, *_choose_prefix(contest))
+            contest.level = None
         if contest.open:
             _take_turn(contest)
     return contest.quality
@@ -281,9 +282,11 @@ def _take_turn(contest: Contest) -> None:
     """The first one still open takes what is left for it beside what its equals have and the floors of others."""
     first = contest.open.pop(0)
     book = contest.book
-    for other in (first, *contest.open):
-        if other.priority == first.priority:
-            book.reserve_present(other)
+    if contest.level != first.priority:
+        contest.level = first.priority
+        for other in (first, *contest.open):
+            if other.priority == first.priority:
+                book.reserve_present(other)
     choice = book.choose(first)
     book.reserve(first, choice.counts)
     cost = total_cost({p: n for p, n in choice.counts.items() if p in first.fleets}, first.fleets)
