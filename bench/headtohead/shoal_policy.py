@@ -219,7 +219,7 @@ def make_profile(engine: Engine, table: Mapping[str, Any]) -> Profile:
     """The profile out of a profiling run's table (bench/headtohead/profiling.py)."""
     lengths = engine.lengths
     row = ProfileRow(
-        tensor_parallel=1,
+        tensor_parallel=engine.tensor_parallel,
         engines_per_gpu=1,
         max_num_seqs=engine.max_num_seqs,
         max_num_batched_tokens=engine.max_num_batched_tokens,

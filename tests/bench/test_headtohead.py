@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from pathlib import Path
@@ -76,6 +77,11 @@ def test_the_profile_carries_the_measured_knee():
     profile = make_profile(ENGINE, TABLE)
     assert planned_capacity(SETTING, profile) == pytest.approx(CAPACITY)
     assert first_replicas(SETTING, profile, 60.0) == fewest_for(60.0, CAPACITY) == 4
+
+
+def test_the_profile_is_of_the_engines_own_degree():
+    wide = dataclasses.replace(ENGINE, tensor_parallel=2)
+    assert make_profile(wide, TABLE).rows[0].tensor_parallel == 2
 
 
 def test_shoal_grows_at_once_when_the_rate_steps_and_holds_while_replicas_start():
