@@ -17,9 +17,21 @@ import numpy as np
 
 from bench.headtohead.engines import AIC_BACKEND
 from bench.headtohead.shoal_policy import ENGINE_VERSION, GIB, KEY
+from shoal.domain.plan import Decision
 from shoal.domain.pool import ClaimKind, NodeStock, Pool, Stock
 from shoal.domain.profile import LengthMix, Link, ModelFacts, Profile, ProfileRow, Source
-from shoal.domain.service import EngineFacts, Load, Memory, Objective, Parallelism, Service, Tick, Workload
+from shoal.domain.service import (
+    EngineFacts,
+    Load,
+    Objective,
+    Parallelism,
+    Replica,
+    ReplicaPhase,
+    RunningVariant,
+    Service,
+    Tick,
+    Workload,
+)
 from shoal.domain.snapshot import Snapshot
 from shoal.planner.catalog import model_facts
 from shoal.planner.credit import MARGIN_MEASURED
@@ -31,6 +43,7 @@ from shoal.planner.remember import remember
 MOST_SEQUENCES = 256
 MEMORY_SHARE = 0.9  # of a GPU's memory that an engine uses
 TICKS = 60
+PLANS = 4  # decided at each rate
 TICK_SECONDS = 5.0
 
 
@@ -104,25 +117,31 @@ class Shoal:
 
     def plan(self, rate: float) -> dict[str, int]:
         """For a declared rate."""
-        return self._decide(self._service(rate), 0.0)[0]
+        return _counts(self._decide(self._service(rate), 0.0))
 
     def follow(self, rate: float, estimates: Sequence[float]) -> list[dict[str, int]]:
         """One answer for each rate that is seen, five minutes apart; the first is for the declared rate."""
         service = self._service(rate)
-        answer, memory = self._decide(service, 0.0)
-        answers = [answer]
+        decision = self._decide(service, 0.0)
+        answers = [_counts(decision)]
         for number, seen in enumerate(estimates, start=1):
             ticks = tuple(Tick(seen * TICK_SECONDS) for _ in range(TICKS))
-            load = Load(ticks, TICK_SECONDS, fresh_fraction=1.0, lengths=self._mix)
             now = number * TICKS * TICK_SECONDS
-            answer, memory = self._decide(replace(service, load=load, memory=memory), now)
-            answers.append(answer)
+            service = replace(
+                service,
+                load=Load(ticks, TICK_SECONDS, fresh_fraction=1.0, lengths=self._mix),
+                memory=remember(service, decision, now - TICKS * TICK_SECONDS),
+                running=_make_running(decision, now),
+            )
+            for planning in range(PLANS):  # a better mix has to be seen in successive plans
+                at = now + planning * TICK_SECONDS
+                decision = self._decide(service, at)
+                service = replace(service, memory=remember(service, decision, at))
+            answers.append(_counts(decision))
         return answers
 
-    def _decide(self, service: Service, now: float) -> tuple[dict[str, int], Memory]:
-        decision = decide(Snapshot(now, (service,), self._pools, self._profiles)).decisions[KEY]
-        counts = {v.placement.pool: v.replicas for v in decision.plan.variants if v.replicas}
-        return counts, remember(service, decision, now)
+    def _decide(self, service: Service, now: float) -> Decision:
+        return decide(Snapshot(now, (service,), self._pools, self._profiles)).decisions[KEY]
 
     def _service(self, rate: float) -> Service:
         return Service(
@@ -139,6 +158,27 @@ class Shoal:
             pools=tuple(pool.name for pool in self._pools),
             parallelism=Parallelism((1,), (1,)),
         )
+
+
+def _counts(decision: Decision) -> dict[str, int]:
+    return {v.placement.pool: v.replicas for v in decision.plan.variants if v.replicas}
+
+
+def _make_running(decision: Decision, now: float) -> tuple[RunningVariant, ...]:
+    """The plan as it runs five minutes later: all of it ready."""
+    return tuple(
+        RunningVariant(
+            variant.placement.pool,
+            variant.placement,
+            variant.replicas,
+            tuple(
+                Replica(f"{pool}-{n}", ReplicaPhase.READY, now - TICKS * TICK_SECONDS, f"{pool}-{n}", ready_engines=1)
+                for pool in [variant.placement.pool]
+                for n in range(variant.replicas)
+            ),
+        )
+        for variant in decision.plan.variants
+    )
 
 
 def compare(spec: Mapping[str, Any]) -> dict[str, Any]:
