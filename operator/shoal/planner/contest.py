@@ -29,7 +29,7 @@ from shoal.planner.stabilise import Change, Choice, needed_rate
 
 MOST_ATTEMPTS: Final = 12  # at one prefix, for as many services as are chosen for exactly; for more of them
 FEW_ATTEMPTS: Final = 4
-FEW_ROUNDS: Final = 2  # of many services; those that are left after so many take their turns
+FEW_ROUNDS: Final = 1  # of many services; those that are left after so many take their turns
 
 
 @dataclass(frozen=True)

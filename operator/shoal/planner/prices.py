@@ -103,17 +103,14 @@ def improve(problem: Problem, plans: Indices) -> Indices:
 
 
 def _take_in_order(problem: Problem, plans: Indices, load: Floats, merit: Floats, *, only_saving: bool) -> bool:
-    """Change each service's plan at most once, least merit first, where that helps; whether anything changed."""
-    width = problem.costs.shape[1]
-    flat = merit.ravel()
-    order = np.flatnonzero(np.isfinite(flat))
-    order = order[np.argsort(flat[order], kind="stable")]
-    done: set[int] = set()
+    """Change services to their plan of least merit, the least first, where that helps; whether anything changed."""
+    best = merit.argmin(axis=1)
+    least = merit[np.arange(problem.services), best]
+    order = np.flatnonzero(np.isfinite(least))
+    order = order[np.argsort(least[order], kind="stable")]
     changed = False
-    for place in order:
-        service, plan = divmod(int(place), width)
-        if service in done:
-            continue
+    for service in order:
+        plan = best[service]
         after = load - problem.uses[service, plans[service]] + problem.uses[service, plan]
         over = np.maximum(after - problem.capacity, 0.0).sum()
         before = np.maximum(load - problem.capacity, 0.0).sum()
@@ -121,7 +118,6 @@ def _take_in_order(problem: Problem, plans: Indices, load: Floats, merit: Floats
             continue
         load[:] = after
         plans[service] = plan
-        done.add(service)
         changed = True
         if not only_saving and over <= SLACK:
             break
