@@ -133,6 +133,26 @@ spec:
     command: shoal profile --pool h100
     notes: none
     sourceURL: https://example.org/run
+---
+apiVersion: shoal.dev/v1alpha1
+kind: ProfileRun
+metadata: {name: qwen}
+spec:
+  model:
+    name: Qwen/Qwen2.5-7B-Instruct
+    revision: a09a35458c702b33eeacc393d103063234e8bc28
+    maxContextTokens: 8192
+    parameters: 7.6B
+    source: {huggingFace: {tokenSecretName: hf-token}}
+  engine: {class: default}
+  pool: h100
+  configurations:
+    - {tensorParallel: 1, enginesPerGPU: 2, maxNumSeqs: 256, maxNumBatchedTokens: 8192}
+    - {tensorParallel: 2}
+  lengths: {inputTokens: 512, outputTokens: 128, distribution: Lognormal}
+  slo: {percentile: 95, ttftMilliseconds: 500, itlMilliseconds: 40}
+  budgetMinutes: 30
+  profileName: qwen-h100
 """
 
 
@@ -153,6 +173,7 @@ SHORTEST: dict[str, Object] = {
         "pricePerGPUHour": "1.05",
     },
     "EngineClass": {"image": "vllm/vllm-openai:v0.30.1", "version": "0.30.1"},
+    "ProfileRun": {"model": {"name": "Qwen/Qwen2.5-7B-Instruct"}, "pool": "h100"},
 }
 CRDS: dict[str, Object] = {definition.kind: make_crd(definition) for definition in DEFINITIONS}
 PLURALS: dict[str, str] = {definition.kind: definition.plural for definition in DEFINITIONS}

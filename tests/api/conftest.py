@@ -38,7 +38,7 @@ def verdicts(crds: DevCluster) -> Verdicts:
 
             async def one(item: Object) -> str | None:
                 plural = PLURALS[item["kind"]]
-                scope = "/namespaces/default" if item["kind"] in ("ModelService", "ModelProfile") else ""
+                scope = "/namespaces/default" if item["kind"] in ("ModelService", "ModelProfile", "ProfileRun") else ""
                 path = f"/apis/shoal.dev/v1alpha1{scope}/{plural}"
                 try:
                     await client.request(

@@ -254,6 +254,44 @@ CASES = (
     _lengths("ModelProfile", ".spec.rows[].outputTokens", "spec.rows.0.outputTokens"),
     _quantiles("ttftMilliseconds"),
     _quantiles("itlMilliseconds"),
+    Case("ProfileRun", "", "at most 40 characters", (("metadata.name", "a" * 40),), (("metadata.name", "a" * 41),)),
+    Case("ProfileRun", "", "must start with a letter", (("metadata.name", "a-1"),), (("metadata.name", "1-a"),)),
+    Case("ProfileRun", ".spec", "at least a minute", (("spec.budgetMinutes", 2),), (("spec.budgetMinutes", 1),)),
+    Case(
+        "ProfileRun",
+        ".spec",
+        "must fit into model.maxContextTokens",
+        (("spec.model.maxContextTokens", 640),),
+        (("spec.model.maxContextTokens", 639),),
+    ),
+    Case(
+        "ProfileRun",
+        ".spec.configurations[]",
+        "engines share a GPU only with tensorParallel 1",
+        (("spec.configurations.0.enginesPerGPU", 1), ("spec.configurations.0.tensorParallel", 2)),
+        (("spec.configurations.0.tensorParallel", 2),),
+    ),
+    Case(
+        "ProfileRun",
+        ".spec.configurations[]",
+        "must be at least maxNumSeqs",
+        (("spec.configurations.1.maxNumSeqs", 2048),),
+        (("spec.configurations.1.maxNumSeqs", 2049),),
+    ),
+    Case(
+        "ProfileRun",
+        ".spec.slo",
+        "at least one objective",
+        (("spec.slo", {"itlMilliseconds": 30}),),
+        (("spec.slo", {"percentile": 90}),),
+    ),
+    Case(
+        "ProfileRun",
+        ".spec.model.source",
+        "exactly one source",
+        (("spec.model.source", {"persistentVolumeClaim": {"claimName": "models"}}),),
+        (("spec.model.source.persistentVolumeClaim", {"claimName": "models"}),),
+    ),
 )
 
 

@@ -67,7 +67,7 @@ def test_discovery_names(crds: DevCluster) -> None:
     assert found["ModelProfile"]["shortNames"] == ["mprof"]
     for kind in CRDS:
         assert found[kind]["singularName"] == kind.lower()
-        assert found[kind]["namespaced"] == (kind in ("ModelService", "ModelProfile"))
+        assert found[kind]["namespaced"] == (kind in ("ModelService", "ModelProfile", "ProfileRun"))
 
 
 @pytest.mark.parametrize("kind", CRDS)

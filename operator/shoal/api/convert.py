@@ -60,7 +60,7 @@ def profile_from_domain(profile: Profile, *, provenance: Provenance | None = Non
             link=profile.link,
             clock_mhz=profile.clock_mhz,
             source=profile.source,
-            rows=tuple(_row_from_domain(row) for row in profile.rows),
+            rows=tuple(row_from_domain(row) for row in profile.rows),
             provenance=provenance,
         ),
     )
@@ -92,7 +92,8 @@ def row_to_domain(row: ProfileRowSpec) -> ProfileRow:
     )
 
 
-def _row_from_domain(row: ProfileRow) -> ProfileRowSpec:
+def row_from_domain(row: ProfileRow) -> ProfileRowSpec:
+    """The row of a resource. Raises pydantic's ValidationError for numbers out of bounds."""
     lengths = row.lengths
     return ProfileRowSpec.model_validate(
         {

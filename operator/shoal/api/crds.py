@@ -11,6 +11,7 @@ from shoal.api.engine_class import EngineClass
 from shoal.api.gpu_pool import GPUPool
 from shoal.api.model_profile import ModelProfile
 from shoal.api.model_service import ModelService
+from shoal.api.profile_run import ProfileRun
 from shoal.api.schema import make_schema
 
 SCHEMA_REVISION: Final = 2
@@ -124,7 +125,22 @@ MODEL_PROFILES: Final = Definition(
         _AGE,
     ),
 )
-DEFINITIONS: Final = (MODEL_SERVICES, GPU_POOLS, ENGINE_CLASSES, MODEL_PROFILES)
+PROFILE_RUNS: Final = Definition(
+    model=ProfileRun,
+    plural="profileruns",
+    short_names=("prun",),
+    scope="Namespaced",
+    columns=(
+        Column("MODEL", ".spec.model.name", description="Model that is measured."),
+        Column("POOL", ".spec.pool", description="Pool on which it is measured."),
+        Column("PROGRESS", ".status.progress", description="Configurations done of all."),
+        Column("READY", _condition("Ready", "status"), description="Whether the profile is complete."),
+        Column("REASON", _condition("Ready", "reason"), description="What it is doing, or why it cannot."),
+        Column("PROFILE", ".status.profile", priority=1, description="ModelProfile with the results."),
+        _AGE,
+    ),
+)
+DEFINITIONS: Final = (MODEL_SERVICES, GPU_POOLS, ENGINE_CLASSES, MODEL_PROFILES, PROFILE_RUNS)
 
 
 def make_crd(definition: Definition) -> dict[str, Any]:

@@ -8,53 +8,22 @@ from pydantic import Field
 
 from shoal.api import defaults
 from shoal.api.base import Resource, Rule, Shape
-from shoal.api.fields import (
-    DNSLabel,
-    ModelName,
-    ParameterCount,
-    ParserName,
-    Revision,
-    ServedName,
-)
+from shoal.api.fields import DNSLabel, ParserName, ServedName
 from shoal.api.lists import unique
 from shoal.api.model_service_status import ModelServiceStatus
 from shoal.api.placement import ManualPlacement, Parallelism
-from shoal.api.sources import ModelSource
+from shoal.api.sources import ModelReference
 from shoal.api.workload import Workload
 from shoal.domain.service import Mode, RequiredProfile
 
 MAX_NAME_LENGTH = 40
 
 
-class ServedModel(Shape):
+class ServedModel(ModelReference):
     """Which model is served."""
 
-    name: ModelName = Field(
-        description="Name of the model as on Hugging Face, organisation/name. Profiles are looked up by it, whatever "
-        "the source."
-    )
-    revision: Revision | None = Field(
-        None,
-        description="Commit, tag or branch of the model. Give a full commit: with anything else a restarted engine may "
-        f"load other weights, and condition RevisionNotPinned says so. Default: {defaults.REVISION}.",
-    )
     served_name: ServedName | None = Field(
         None, description="Name that clients send in the field `model`. Default: the name of this object."
-    )
-    max_context_tokens: int | None = Field(
-        None,
-        ge=64,
-        le=16_777_216,
-        description="Longest prompt and answer together, in tokens. It decides what fits into the memory of a GPU. "
-        f"Default: the model's own limit, at most {defaults.MAX_CONTEXT_TOKENS}.",
-    )
-    parameters: ParameterCount | None = Field(
-        None,
-        description="Number of parameters, as in 7.6B or 125M. Needed only when neither the name of the model nor a "
-        "profile tells it.",
-    )
-    source: ModelSource | None = Field(
-        None, description="Where the engine loads the model from. Default: Hugging Face, without a token."
     )
 
 
@@ -266,7 +235,7 @@ class ModelService(Resource):
         Rule(
             "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
             "metadata.name must start with a letter and have only lower-case letters, digits and -",
-            lambda service: _is_service_name(service.metadata.name),
+            lambda service: is_service_name(service.metadata.name),
         ),
     )
 
@@ -275,6 +244,7 @@ class ModelService(Resource):
     status: ModelServiceStatus | None = Field(None, description="What Shoal decided, why, and what it sees.")
 
 
-def _is_service_name(name: str) -> bool:
+def is_service_name(name: str) -> bool:
+    """Whether other names can be made from it: a letter first, then lower-case letters, digits and `-`."""
     characters = set(name)
     return name[0].isalpha() and name[-1] != "-" and characters <= set("abcdefghijklmnopqrstuvwxyz0123456789-")

@@ -1,4 +1,4 @@
-"""Where an engine loads a model from."""
+"""Which model, and where an engine loads it from."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from shoal.api import defaults
 from shoal.api.base import Rule, Shape, exactly_one, exactly_one_cel
-from shoal.api.fields import DNSSubdomain, ImageReference, RelativePath
+from shoal.api.fields import DNSSubdomain, ImageReference, ModelName, ParameterCount, RelativePath, Revision
 
 
 class HuggingFaceSource(Shape):
@@ -49,3 +50,33 @@ class ModelSource(Shape):
     hugging_face: HuggingFaceSource | None = Field(None, description="A repository on Hugging Face.")
     persistent_volume_claim: VolumeSource | None = Field(None, description="A volume that already holds the model.")
     oci_image: ImageSource | None = Field(None, description="An OCI image that holds the model.")
+
+
+class ModelReference(Shape):
+    """Which model, and where it comes from."""
+
+    name: ModelName = Field(
+        description="Name of the model as on Hugging Face, organisation/name. Profiles are looked up by it, whatever "
+        "the source."
+    )
+    revision: Revision | None = Field(
+        None,
+        description="Commit, tag or branch of the model. Give a full commit: with anything else a restarted engine may "
+        "load other weights, and condition RevisionNotPinned of a ModelService says so. "
+        f"Default: {defaults.REVISION}.",
+    )
+    max_context_tokens: int | None = Field(
+        None,
+        ge=64,
+        le=16_777_216,
+        description="Longest prompt and answer together, in tokens. It decides what fits into the memory of a GPU. "
+        f"Default: the model's own limit, at most {defaults.MAX_CONTEXT_TOKENS}.",
+    )
+    parameters: ParameterCount | None = Field(
+        None,
+        description="Number of parameters, as in 7.6B or 125M. Needed only when neither the name of the model nor a "
+        "profile tells it.",
+    )
+    source: ModelSource | None = Field(
+        None, description="Where the engine loads the model from. Default: Hugging Face, without a token."
+    )
