@@ -28,6 +28,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent.parent
 H100 = "NVIDIA-H100-80GB-HBM3"
 _CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 _SERVICES = "/apis/shoal.dev/v1alpha1/namespaces/{}/modelservices"
+_RUNS = "/apis/shoal.dev/v1alpha1/namespaces/{}/profileruns"
 
 
 @dataclass
@@ -86,7 +87,8 @@ class Site:
     def stop(self) -> None:
         for operator in self.processes:
             operator.stop()
-        leave(self.cluster, _SERVICES.format(self.namespace))
+        for collection in (_SERVICES, _RUNS):
+            leave(self.cluster, collection.format(self.namespace))
         for kind in ("gpupools", "engineclasses"):
             leave(self.cluster, f"/apis/shoal.dev/v1alpha1/{kind}", prefix=f"{self.name}-")
 
@@ -144,6 +146,12 @@ class Site:
     def service(self, name: str) -> Object:
         return self.cluster.request("GET", self.service_path(name))
 
+    def run_path(self, name: str) -> str:
+        return f"{_RUNS.format(self.namespace)}/{name}"
+
+    def run(self, name: str) -> Object:
+        return self.cluster.request("GET", self.run_path(name))
+
     def list(self, group_version: str, plural: str, selector: str = "") -> list[Object]:
         root = f"/apis/{group_version}" if "/" in group_version else f"/api/{group_version}"
         path = f"{root}/namespaces/{self.namespace}/{plural}"
@@ -156,6 +164,11 @@ class Site:
     def wait_for_status(self, name: str, holds: Callable[[Object], bool], *, timeout: float = 30.0) -> Object:
         return self.cluster.wait_for(
             self.service_path(name), lambda found: holds(found.get("status") or {}), timeout=timeout
+        )
+
+    def wait_for_run(self, name: str, holds: Callable[[Object], bool], *, timeout: float = 30.0) -> Object:
+        return self.cluster.wait_for(
+            self.run_path(name), lambda found: holds(found.get("status") or {}), timeout=timeout
         )
 
     def eventually(self, holds: Callable[[], Any], what: str, *, timeout: float = 30.0) -> Any:

@@ -26,6 +26,7 @@ def test_defaults() -> None:
     assert (settings.namespace, settings.identity, settings.xds_address) == ("ns", "op-0", "127.5.0.1:18000")
     assert (settings.planning_interval, settings.resync_interval, settings.max_concurrent_moves) == (5.0, 60.0, None)
     assert settings.router_image is None
+    assert settings.profiler_image is None
     assert settings.json_logs
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,6 +12,7 @@ from shoal.api.engine_class import EngineClass
 from shoal.api.gpu_pool import GPUPool
 from shoal.api.load import load_text
 from shoal.api.model_service import ModelService
+from shoal.api.profile_run import ProfileRun
 from shoal.domain.configuration import Configuration, Placement
 from shoal.domain.profile import ModelFacts
 from shoal.render.budget import make_budget
@@ -39,6 +41,15 @@ def load_recipe(case: str) -> Recipe:
         max_context_tokens=wish["maxContextTokens"],
         facts=ModelFacts(weights / 2, weights, 196608, 2048) if weights else None,
     )
+
+
+def make_run(**spec: Any) -> ProfileRun:
+    """A ProfileRun with these further fields of spec."""
+    body = {
+        "metadata": {"name": "qwen", "namespace": "team", "uid": "u-1", "generation": 1},
+        "spec": {"model": {"name": "Qwen/Qwen2.5-14B-Instruct"}, "pool": "h100", **spec},
+    }
+    return ProfileRun.model_validate_json(json.dumps(body))
 
 
 def render(recipe: Recipe) -> list[dict[str, Any]]:

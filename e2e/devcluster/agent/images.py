@@ -9,6 +9,7 @@ from e2e.devcluster.client import Object
 
 _KNOWN: Mapping[str, tuple[str, ...]] = {
     "shoal-sim-engine": ("python3", "-m", "shoal.sim.server"),
+    "shoal-profiler": ("python3", "-m", "shoal.profiler.job"),
     "shoal-operator": ("python3", "-m", "shoal.reconciler"),
     "shoal-gpu-agent": ("python3", "-m", "shoal.telemetry.agent"),
     "vllm-openai": ("vllm", "serve"),

@@ -132,7 +132,7 @@ def _pool(
     if whole and count > GPUS_PER_NODE:
         notes.append(f"GPUs are taken to stand in nodes of {GPUS_PER_NODE}")
     stock = Stock(tuple(NodeStock(f"{name}-{index}", size, size) for index, size in enumerate(sizes)))
-    return replace(make_pool(resource, stock, labels), max_gpus=None)
+    return replace(make_pool(resource, stock, labels, {}), max_gpus=None)
 
 
 def _service(

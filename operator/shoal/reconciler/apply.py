@@ -1,7 +1,7 @@
 """Every write to the cluster, each safe to repeat and safe to be killed after.
 
 Names are deterministic and what will be written is read first, so a second run finds what the first one made. Nothing
-that is not ours is ever touched: ours means controlled by the ModelService's UID.
+that is not ours is ever touched: ours means controlled by the UID of the ModelService or ProfileRun.
 """
 
 from __future__ import annotations
@@ -13,10 +13,18 @@ from typing import Any, Final
 from shoal.reconciler.cluster import Cluster, Object, Place
 from shoal.reconciler.errors import ClusterError
 from shoal.reconciler.items import make_item
-from shoal.reconciler.kinds import DEPLOYMENT, GPU_POOL, MODEL_PROFILE, MODEL_SERVICE
+from shoal.reconciler.kinds import DEPLOYMENT, GPU_POOL, JOB, MODEL_PROFILE, MODEL_SERVICE, PROFILE_RUN
 from shoal.reconciler.store import Store
 from shoal.reconciler.workqueue import RequeueError
-from shoal.render.names import MANAGER, SCALE_MANAGER, is_controlled_by, selector_text, short_hash
+from shoal.render.measurement import PROFILER, MeasurementObjects
+from shoal.render.names import (
+    LABEL_PROFILE_RUN,
+    MANAGER,
+    SCALE_MANAGER,
+    is_controlled_by,
+    selector_text,
+    short_hash,
+)
 from shoal.render.scale import make_deletion_costs, make_scale
 from shoal.render.variant import VariantObjects
 
@@ -29,11 +37,14 @@ SERVICES: Final = Place("", "v1", "services", "Service")
 PODS: Final = Place("", "v1", "pods", "Pod")
 EVENTS: Final = Place("", "v1", "events", "Event")
 MODEL_SERVICES: Final = Place("shoal.dev", "v1alpha1", "modelservices", "ModelService")
-PROFILES: Final = Place("shoal.dev", "v1alpha1", "modelprofiles", "ModelProfile")
 POOLS: Final = Place("shoal.dev", "v1alpha1", "gpupools", "GPUPool", namespaced=False)
+RUNS: Final = Place("shoal.dev", "v1alpha1", "profileruns", "ProfileRun")
+PROFILES: Final = Place("shoal.dev", "v1alpha1", "modelprofiles", "ModelProfile")
+JOBS: Final = Place("batch", "v1", "jobs", "Job")
 PLACES: Final = {place.kind: place for place in (DEPLOYMENTS, TEMPLATES, BUDGETS, SERVICES)}
 
 _SOON_SECONDS: Final = 0.3
+_OF_JOB: Final = "batch.kubernetes.io/controller-uid"
 
 
 class NameTakenError(Exception):
@@ -46,7 +57,7 @@ class NameTakenError(Exception):
 
 
 class Writer:
-    """Writes for ModelServices. Raises ClusterError, NotLeaderError, NameTakenError, RequeueError."""
+    """Writes for all our kinds. Raises ClusterError, NotLeaderError, NameTakenError, RequeueError."""
 
     def __init__(self, cluster: Cluster, store: Store) -> None:
         self._cluster = cluster
@@ -127,6 +138,61 @@ class Writer:
             await self._cluster.delete(DEPLOYMENTS, namespace, name, uid=live["metadata"]["uid"])
             logger.info("deleted variant %s/%s", namespace, name)
         await self.delete_own(TEMPLATES, namespace, name, owner)
+
+    # -- ProfileRuns ---------------------------------------------------------------------------------------------------
+
+    async def ensure_measurement(self, objects: MeasurementObjects, owner: str) -> None:
+        """Make a Job, and the claim template of its pod before it, unless it is there."""
+        namespace = objects.job["metadata"]["namespace"]
+        if await self._get_own(JOBS, namespace, objects.name, owner) is not None:
+            return
+        template = objects.claim_template
+        if template is not None and await self._get_own(TEMPLATES, namespace, objects.name, owner) is None:
+            await self._cluster.apply(TEMPLATES, template, manager=MANAGER, force=False)
+        made = await self._cluster.create(JOBS, objects.job, manager=MANAGER)
+        self._store.put(JOB, make_item(JOB, made))
+        logger.info("made Job %s/%s", namespace, objects.name)
+
+    async def delete_measurement(self, namespace: str, name: str, owner: str) -> None:
+        """Delete a Job with its claim template; the template first, as nothing tells of it once the Job is gone."""
+        await self.delete_own(TEMPLATES, namespace, name, owner)
+        await self.delete_own(JOBS, namespace, name, owner)
+
+    async def delete_measurements(self, namespace: str, run: str, owner: str) -> None:
+        """Delete every Job and claim template of a ProfileRun."""
+        for place in (TEMPLATES, JOBS):
+            for found in await self._cluster.list_all(place, namespace, selector=f"{LABEL_PROFILE_RUN}={run}"):
+                await self.delete_own(place, namespace, found["metadata"]["name"], owner)
+
+    async def read_result(self, namespace: str, job: str) -> str | None:
+        """The termination message of the profiler in the pod of a Job (its UID) that succeeded; None: no such pod."""
+        for pod in await self._cluster.list_all(PODS, namespace, selector=f"{_OF_JOB}={job}"):
+            status = pod.get("status") or {}
+            if status.get("phase") == "Succeeded":
+                ends = {c["name"]: (c.get("state") or {}).get("terminated") for c in status["containerStatuses"]}
+                return str((ends.get(PROFILER) or {}).get("message") or "")
+        return None
+
+    async def get_profile(self, namespace: str, name: str) -> Object | None:
+        """Read a ModelProfile."""
+        return await self._cluster.get(PROFILES, namespace, name)
+
+    async def write_profile(self, body: Mapping[str, Any], live: Object | None, *, is_own: bool) -> None:
+        """Apply a ModelProfile in place of `live`, as it was read; nobody else's, `is_own` says so."""
+        if live is not None and not is_own:
+            raise NameTakenError(PROFILES.kind, body["metadata"]["name"])
+        uid = {"uid": live["metadata"]["uid"]} if live is not None else {}
+        content = {**body, "metadata": {**body["metadata"], **uid}}
+        # Without force, one that somebody made since it was read is a conflict.
+        await self._cluster.apply(PROFILES, content, manager=MANAGER, force=live is not None)
+        logger.info("wrote ModelProfile %s/%s", body["metadata"]["namespace"], body["metadata"]["name"])
+
+    async def write_run_status(self, body: Mapping[str, Any]) -> None:
+        """Apply the status of a ProfileRun, and take the answer for what is now."""
+        made = await self._cluster.apply(RUNS, body, manager=MANAGER, force=True, subresource="status")
+        self._store.put(PROFILE_RUN, make_item(PROFILE_RUN, made))
+
+    # -- statuses and Events -------------------------------------------------------------------------------------------
 
     async def write_service_status(self, body: Mapping[str, Any]) -> None:
         """Apply the status of a ModelService, and take the answer for what is now."""

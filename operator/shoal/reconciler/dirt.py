@@ -8,13 +8,15 @@ from shoal.reconciler.keys import (
     Key,
     PoolKey,
     RouterKey,
+    RunKey,
     component_of,
     is_of_kind,
     is_replica_changed,
     is_wish_changed,
+    run_of,
     service_of,
 )
-from shoal.reconciler.kinds import CLAIM, CUSTOM, DEPLOYMENT, GPU_POOL, MODEL_SERVICE, POD
+from shoal.reconciler.kinds import CLAIM, CUSTOM, DEPLOYMENT, GPU_POOL, JOB, MODEL_SERVICE, POD, PROFILE_RUN
 from shoal.reconciler.planloop import PlanLoop
 from shoal.reconciler.store import Change, Store
 from shoal.reconciler.workqueue import WorkQueue
@@ -35,7 +37,12 @@ class Dirt:
         """Take in one change."""
         if not self._is_leading():
             return
-        if is_of_kind(change, *CUSTOM):
+        run = run_of(change)
+        if run is not None and is_of_kind(change, PROFILE_RUN, JOB, POD):
+            self._note_run(change, run)
+        elif is_of_kind(change, JOB):
+            return  # somebody's, under our label
+        elif is_of_kind(change, *CUSTOM):
             if is_wish_changed(change):
                 self._note_wish(change)
         elif is_of_kind(change, DEPLOYMENT, POD):
@@ -44,8 +51,10 @@ class Dirt:
             self._note_stock(change)
 
     def mark_everything(self) -> None:
-        """Queue every router and pool: we have just begun to lead."""
+        """Queue every router, pool and run: we have just begun to lead."""
         self._plans.mark_all()
+        for item in self._store.all(PROFILE_RUN):
+            self._queue.add(RunKey(item.namespace or "", item.name))
         for item in self._store.all(MODEL_SERVICE):
             self._queue.add(RouterKey(item.namespace or ""))
         self._mark_pools()
@@ -69,6 +78,14 @@ class Dirt:
         key = service_of(change)
         if key is not None and component_of(change) != COMPONENT_ROUTER:
             self._plans.mark(key)
+
+    def _note_run(self, change: Change, run: RunKey) -> None:
+        """What a run takes from a pool shows in claims and pods; a Job that came or went moves the quota as well."""
+        changed = is_wish_changed(change) if is_of_kind(change, PROFILE_RUN) else is_changed(change)
+        if changed:
+            self._queue.add(run)
+        if changed and is_of_kind(change, JOB, POD):
+            self._plans.mark_all()
 
     def _note_stock(self, change: Change) -> None:
         """Nodes, slices, claims, taints, namespaces: whoever may be concerned."""

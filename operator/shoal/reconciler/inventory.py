@@ -28,7 +28,14 @@ from shoal.reconciler.kinds import (
     Pod,
 )
 from shoal.reconciler.store import Store
-from shoal.render.names import LABEL_MANAGED_BY, LABEL_MODEL_SERVICE, LABEL_VARIANT, MANAGER, variant_name
+from shoal.render.names import (
+    LABEL_MANAGED_BY,
+    LABEL_MODEL_SERVICE,
+    LABEL_PROFILE_RUN,
+    LABEL_VARIANT,
+    MANAGER,
+    variant_name,
+)
 
 PRODUCT_LABEL: Final = "nvidia.com/gpu.product"  # of GPU feature discovery; engine pods select nodes by it
 UUID_ATTRIBUTE: Final = "uuid"
@@ -70,9 +77,13 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """Stock of each pool (None: not readable), what is wrong with pools, and every DRA GPU by its device."""
+    """Stock of each pool (None: not readable), what is wrong with pools, and every DRA GPU by its device.
+
+    `free`: of each readable pool, the GPUs of each node that nobody holds and new pods may have.
+    """
 
     stocks: Mapping[str, Stock | None] = field(default_factory=dict)
+    free: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     problems: Mapping[str, str] = field(default_factory=dict)
     gpus: Mapping[DeviceId, Gpu] = field(default_factory=dict)
 
@@ -84,6 +95,7 @@ class _Tally:
     existing: Counter[str] = field(default_factory=Counter)
     usable: Counter[str] = field(default_factory=Counter)
     holders: Counter[str] = field(default_factory=Counter)
+    free: Counter[str] = field(default_factory=Counter)
 
     def add(self, node: str, holder: str | None, gpus: int = 1) -> None:
         """Count GPUs; `holder` None: free. Shoal's own count as usable, whatever the state of their node."""
@@ -92,7 +104,9 @@ class _Tally:
         self.existing[node] += gpus
         if holder in (None, SHOAL):
             self.usable[node] += gpus
-        if holder is not None:
+        if holder is None:
+            self.free[node] += gpus
+        else:
             self.holders[holder] += gpus
 
     def make_stock(self) -> Stock:
@@ -114,17 +128,19 @@ def make_inventory(
     by_number = [pool for pool in ordered if pool.spec.spec.claim.extended_resource is not None]
     problems: dict[str, str] = {}
     gpus: dict[DeviceId, Gpu] = {}
-    stocks: dict[str, Stock | None] = {}
+    tallies: dict[str, _Tally] = {}
     if all(store.is_synced(kind) for kind in (SLICE, CLAIM, NODE, TAINT_RULE)):
         gpus = _assign_devices(store, by_dra, problems)
-        stocks.update(_count_devices(store, by_dra, gpus, counted))
-    else:
-        stocks.update({pool.name: None for pool in by_dra})
+        tallies.update(_count_devices(store, by_dra, gpus, counted))
     if foreign is not None and store.is_synced(NODE) and store.is_synced(POD):
-        stocks.update(_count_resources(store, by_number, _count_held(store, foreign, counted), problems))
-    else:
-        stocks.update({pool.name: None for pool in by_number})
-    return Inventory(stocks=stocks, problems=problems, gpus=gpus)
+        tallies.update(_count_resources(store, by_number, _count_held(store, foreign, counted), problems))
+    unread: dict[str, Stock | None] = dict.fromkeys(pool.name for pool in ordered)
+    return Inventory(
+        stocks=unread | {name: tally.make_stock() for name, tally in tallies.items()},
+        free={name: tally.free for name, tally in tallies.items()},
+        problems=problems,
+        gpus=gpus,
+    )
 
 
 # -- DRA -----------------------------------------------------------------------------------------------------------
@@ -166,7 +182,7 @@ def _is_member(pool: GPUPool, driver: str, device: Device, node: Item[Node] | No
 
 def _count_devices(
     store: Store, pools: Sequence[OwnedPool], gpus: Mapping[DeviceId, Gpu], counted: Container[VariantName]
-) -> dict[str, Stock | None]:
+) -> dict[str, _Tally]:
     specs = {pool.name: pool.spec for pool in pools}
     tallies = {name: _Tally() for name in specs}
     holders = {device: _claim_holder(claim, counted) for claim in store.all(CLAIM) for device in claim.body.devices}
@@ -178,17 +194,21 @@ def _count_devices(
         if holder is None:
             holder = HOT if device in tainted else _why_closed(specs[gpu.pool], store.get(NODE, None, gpu.node))
         tallies[gpu.pool].add(gpu.node, holder)
-    return {name: tally.make_stock() for name, tally in tallies.items()}
+    return tallies
 
 
 def _claim_holder(claim: Item[Claim], counted: Container[VariantName]) -> str:
-    if claim.labels.get(LABEL_MANAGED_BY) == MANAGER and LABEL_MODEL_SERVICE in claim.labels:
-        return _own_holder(claim, counted)
     names = claim.body.pods or (claim.name,)
-    return f"{claim.namespace}/{group_name(names[0])}"
+    return _holder(claim, names[0], counted)
 
 
-def _own_holder(item: Item[Any], counted: Container[VariantName]) -> str:
+def _holder(item: Item[Any], pod: str, counted: Container[VariantName]) -> str:
+    """Who holds what a claim or pod holds: `Shoal` for what the plan counts, else in words for people."""
+    is_ours = item.labels.get(LABEL_MANAGED_BY) == MANAGER
+    if is_ours and LABEL_PROFILE_RUN in item.labels:
+        return f"profile {item.namespace}/{item.labels[LABEL_PROFILE_RUN]}"
+    if not is_ours or LABEL_MODEL_SERVICE not in item.labels:
+        return f"{item.namespace}/{group_name(pod)}"
     service, variant = item.labels[LABEL_MODEL_SERVICE], item.labels.get(LABEL_VARIANT, "")
     if (item.namespace or "", variant_name(service, variant)) in counted:
         return SHOAL
@@ -219,7 +239,7 @@ def _count_resources(
     pools: Sequence[OwnedPool],
     held: Mapping[tuple[str, str], Counter[str]],
     problems: dict[str, str],
-) -> dict[str, Stock | None]:
+) -> dict[str, _Tally]:
     tallies = {pool.name: _Tally() for pool in pools}
     for node in store.all(NODE):
         taken: dict[str, str] = {}  # resource -> pool that owns it on this node
@@ -232,7 +252,7 @@ def _count_resources(
                     _count_node(tallies[owner], pool.spec, node, held[node.name, resource])
                 else:
                     problems[pool.name] = f"its GPUs belong to the older pool {owner}: both describe them"
-    return {name: tally.make_stock() for name, tally in tallies.items()}
+    return tallies
 
 
 def _count_held(
@@ -245,8 +265,7 @@ def _count_held(
         pod = item.body
         if pod.node is None or pod.is_over:
             continue
-        is_ours = item.labels.get(LABEL_MANAGED_BY) == MANAGER and LABEL_MODEL_SERVICE in item.labels
-        holder = _own_holder(item, counted) if is_ours else f"{item.namespace}/{group_name(item.name)}"
+        holder = _holder(item, item.name, counted)
         for resource, count in pod.devices.items():
             held[pod.node, resource][holder] += count
     return held
@@ -268,7 +287,7 @@ def count_orphans(store: Store) -> int:
     """Claims of ours whose pod is gone: garbage collection removes them within moments, or something leaks GPUs."""
     return sum(
         claim.labels.get(LABEL_MANAGED_BY) == MANAGER
-        and LABEL_MODEL_SERVICE in claim.labels
+        and (LABEL_MODEL_SERVICE in claim.labels or LABEL_PROFILE_RUN in claim.labels)
         and store.by_uid(POD, claim.owner or "") is None
         for claim in store.all(CLAIM)
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shoal.domain.service import ServiceKey
-from shoal.reconciler.kinds import MODEL_SERVICE, POD, Custom, Pod
+from shoal.reconciler.kinds import MODEL_SERVICE, POD, PROFILE_RUN, Custom, Pod
 from shoal.reconciler.store import Change
 from shoal.render.names import (
     COMPONENT_ENGINE,
@@ -13,6 +13,7 @@ from shoal.render.names import (
     COMPONENT_ROUTER,
     LABEL_COMPONENT,
     LABEL_MODEL_SERVICE,
+    LABEL_PROFILE_RUN,
 )
 
 
@@ -30,7 +31,15 @@ class PoolKey:
     name: str
 
 
-Key = ServiceKey | RouterKey | PoolKey
+@dataclass(frozen=True, slots=True)
+class RunKey:
+    """A ProfileRun."""
+
+    namespace: str
+    name: str
+
+
+Key = ServiceKey | RouterKey | PoolKey | RunKey
 
 
 def service_of(change: Change) -> ServiceKey | None:
@@ -40,6 +49,15 @@ def service_of(change: Change) -> ServiceKey | None:
         return ServiceKey(item.namespace or "", item.name)
     name = item.labels.get(LABEL_MODEL_SERVICE)
     return ServiceKey(item.namespace or "", name) if name and item.namespace else None
+
+
+def run_of(change: Change) -> RunKey | None:
+    """The ProfileRun that a change is about: itself, or the one whose label the object bears."""
+    item = change.item
+    if change.kind is PROFILE_RUN:
+        return RunKey(item.namespace or "", item.name)
+    name = item.labels.get(LABEL_PROFILE_RUN)
+    return RunKey(item.namespace or "", name) if name and item.namespace else None
 
 
 def is_wish_changed(change: Change) -> bool:

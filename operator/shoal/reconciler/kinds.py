@@ -12,6 +12,7 @@ from shoal.reconciler.items import Kind, Raw, parse_time
 from shoal.render.names import (
     COMPONENT_ENGINE,
     COMPONENT_GPU_AGENT,
+    COMPONENT_PROFILER,
     COMPONENT_ROUTER,
     LABEL_COMPONENT,
     LABEL_MANAGED_BY,
@@ -66,6 +67,14 @@ class Deployment:
     replicas: int
     existing: int
     ready: int
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A Job. `ended`: `Complete` or `Failed` once no pod of it will run again, with the reason in `message`."""
+
+    ended: str | None
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +159,13 @@ def trim_deployment(raw: Raw) -> Deployment:
         existing=status.get("replicas", 0),
         ready=status.get("readyReplicas", 0),
     )
+
+
+def trim_job(raw: Raw) -> Job:
+    """Keep whether it has ended, and why."""
+    conditions = (raw.get("status") or {}).get("conditions") or ()
+    ended: Raw = next((c for c in conditions if c["type"] in ("Complete", "Failed") and c["status"] == "True"), {})
+    return Job(ended.get("type"), ended.get("message") or ended.get("reason") or "")
 
 
 def trim_claim(raw: Raw) -> Claim:
@@ -260,21 +276,23 @@ def trim_nothing(raw: Raw) -> None:
 
 
 _DRA = "resource.k8s.io"
-_COMPONENTS = ",".join((COMPONENT_ENGINE, COMPONENT_GPU_AGENT, COMPONENT_ROUTER))
+_COMPONENTS = ",".join((COMPONENT_ENGINE, COMPONENT_GPU_AGENT, COMPONENT_PROFILER, COMPONENT_ROUTER))
 
 MODEL_SERVICE = _ours("ModelService", "modelservices", namespaced=True)
 GPU_POOL = _ours("GPUPool", "gpupools", namespaced=False)
 ENGINE_CLASS = _ours("EngineClass", "engineclasses", namespaced=False)
 MODEL_PROFILE = _ours("ModelProfile", "modelprofiles", namespaced=True)
+PROFILE_RUN = _ours("ProfileRun", "profileruns", namespaced=True)
 POD = Kind("Pod", "", ("v1",), "pods", True, trim_pod, selector=f"{LABEL_COMPONENT} in ({_COMPONENTS})")
 NODE = Kind("Node", "", ("v1",), "nodes", False, trim_node)
 NAMESPACE = Kind("Namespace", "", ("v1",), "namespaces", False, trim_nothing)
 DEPLOYMENT = Kind(
     "Deployment", "apps", ("v1",), "deployments", True, trim_deployment, selector=f"{LABEL_MANAGED_BY}={MANAGER}"
 )
+JOB = Kind("Job", "batch", ("v1",), "jobs", True, trim_job, selector=f"{LABEL_MANAGED_BY}={MANAGER}")
 CLAIM = Kind("ResourceClaim", _DRA, ("v1",), "resourceclaims", True, trim_claim, optional=True)
 SLICE = Kind("ResourceSlice", _DRA, ("v1",), "resourceslices", False, trim_slice, optional=True)
 TAINT_RULE = Kind("DeviceTaintRule", _DRA, ("v1", "v1beta2"), "devicetaintrules", False, trim_taint_rule, optional=True)
 
-CUSTOM: tuple[Kind[Custom], ...] = (MODEL_SERVICE, GPU_POOL, ENGINE_CLASS, MODEL_PROFILE)
-WATCHED: tuple[Kind[Any], ...] = (*CUSTOM, POD, NODE, NAMESPACE, DEPLOYMENT, CLAIM, SLICE, TAINT_RULE)
+CUSTOM: tuple[Kind[Custom], ...] = (MODEL_SERVICE, GPU_POOL, ENGINE_CLASS, MODEL_PROFILE, PROFILE_RUN)
+WATCHED: tuple[Kind[Any], ...] = (*CUSTOM, POD, NODE, NAMESPACE, DEPLOYMENT, JOB, CLAIM, SLICE, TAINT_RULE)

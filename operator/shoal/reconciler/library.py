@@ -13,6 +13,7 @@ from shoal.api.gpu_pool import GPUPool
 from shoal.api.load import parse_object
 from shoal.api.model_profile import ModelProfile
 from shoal.api.model_service import ModelService
+from shoal.api.profile_run import ProfileRun
 from shoal.domain.profile import Profile
 from shoal.reconciler.items import Item, Kind
 from shoal.reconciler.kinds import ENGINE_CLASS, GPU_POOL, MODEL_PROFILE, Custom
@@ -34,6 +35,10 @@ class Library:
     def service(self, item: Item[Custom]) -> ModelService | ApiError:
         """A ModelService without its status, or why it cannot be read."""
         return self._get(ModelService, item)
+
+    def run(self, item: Item[Custom]) -> ProfileRun | ApiError:
+        """A ProfileRun without its status, or why it cannot be read."""
+        return self._get(ProfileRun, item)
 
     def pools(self) -> dict[str, tuple[Item[Custom], GPUPool]]:
         """Every readable pool that is not being deleted."""

@@ -14,9 +14,11 @@ from shoal.domain.configuration import Placement
 from shoal.reconciler.clock import steady
 from shoal.reconciler.cluster import Cluster
 from shoal.reconciler.inventory import count_orphans
+from shoal.reconciler.kinds import PROFILE_RUN
 from shoal.reconciler.leader import Guard
 from shoal.reconciler.planloop import PlanLoop
 from shoal.reconciler.resync import Resync
+from shoal.reconciler.run_room import count_profiling
 from shoal.reconciler.store import Store
 from shoal.reconciler.watch import Watcher
 from shoal.reconciler.workqueue import WorkQueue
@@ -118,6 +120,12 @@ def make_numbers(
             lambda: math.nan if resync.listed_at is None else steady() - resync.listed_at,
         ),
         Number("shoal_orphan_claims", "Claims of engine pods that are gone.", lambda: count_orphans(store)),
+        Number("shoal_profile_runs", "ProfileRuns.", lambda: store.count(PROFILE_RUN)),
+        Number(
+            "shoal_profile_run_gpus",
+            "GPUs that Jobs of ProfileRuns hold or wait for.",
+            lambda: sum(gpus.total() for gpus in count_profiling(store).values()),
+        ),
     )
 
 

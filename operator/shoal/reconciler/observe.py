@@ -22,6 +22,7 @@ from shoal.reconciler.lessons import Lessons
 from shoal.reconciler.library import Library
 from shoal.reconciler.observe_replicas import Measurements, find_failures, observe_variants, own_variants
 from shoal.reconciler.planloop import View
+from shoal.reconciler.run_room import count_profiling
 from shoal.reconciler.startups import Startups
 from shoal.reconciler.store import Store
 from shoal.reconciler.wishes import (
@@ -148,8 +149,10 @@ class Observer:
     def _make_snapshot(self, world: _World, services: Sequence[Service]) -> Snapshot:
         namespaces = {service.key.namespace for service in services}
         labels = {name: self._labels_of(name) or {} for name in namespaces}
+        profiling = count_profiling(self._store)
         pools: tuple[Pool, ...] = tuple(
-            make_pool(pool, self.inventory.stocks.get(name), labels) for name, pool in world.pools.items()
+            make_pool(pool, self.inventory.stocks.get(name), labels, profiling.get(name, {}))
+            for name, pool in world.pools.items()
         )
         profiles = [p for name in sorted({*namespaces, self._namespace}) for p in world.profiles.get(name, ())]
         return Snapshot(

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import signal
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from kubernetes.aio.leaderelection.resourcelock.leaselock import LeaseLock
 from prometheus_client import CollectorRegistry
 
+from shoal.api.measurement import Progress
 from shoal.domain.plan import Decision
 from shoal.domain.service import Memory, Service, ServiceKey
 from shoal.domain.snapshot import Brakes
@@ -26,14 +26,16 @@ from shoal.reconciler.errors import ClusterError
 from shoal.reconciler.health import find_illness, find_unreadiness
 from shoal.reconciler.items import Item, Kind
 from shoal.reconciler.keeper import Keeper
-from shoal.reconciler.keys import Key, is_of_kind, is_replica_changed, is_wish_changed, service_of
-from shoal.reconciler.kinds import CUSTOM, MODEL_PROFILE, MODEL_SERVICE, POD
+from shoal.reconciler.keys import Key, is_of_kind, is_replica_changed, is_wish_changed, run_of, service_of
+from shoal.reconciler.kinds import CUSTOM, MODEL_PROFILE, MODEL_SERVICE, POD, PROFILE_RUN
 from shoal.reconciler.leader import Elector, Guard
 from shoal.reconciler.lessons import Lessons
 from shoal.reconciler.library import Library
 from shoal.reconciler.metrics import OwnMetrics, ResidualMetrics, make_numbers
 from shoal.reconciler.observe import Observer
+from shoal.reconciler.parts import cancel, keep_running, run_until
 from shoal.reconciler.planloop import PlanLoop, Planned
+from shoal.reconciler.profile_runs import ProfileRuns
 from shoal.reconciler.reconcile import Reconciler
 from shoal.reconciler.resync import Resync
 from shoal.reconciler.routes import Routes
@@ -47,6 +49,7 @@ from shoal.reconciler.targets import make_targets
 from shoal.reconciler.watch import Watcher
 from shoal.reconciler.workqueue import WorkQueue
 from shoal.render.derating import read_deratings
+from shoal.render.measurement import ProfilerSettings
 from shoal.render.names import OPERATOR, SNAPSHOT_PATH
 from shoal.render.router import RouterSettings
 from shoal.routing.ads import AdsServer
@@ -55,6 +58,7 @@ from shoal.telemetry.collector import Collector
 from shoal.telemetry.direct import DirectSource
 from shoal.telemetry.own import start_server
 from shoal.telemetry.sources import Source
+from shoal.telemetry.targets import ProfilerTarget
 from shoal.telemetry.traffic_metrics import TrafficMetrics
 
 logger = logging.getLogger(__name__)
@@ -66,7 +70,6 @@ _LATEST_ROUND: Final = 1.2
 # How often arrivals are counted in a planning interval, so that a step is answered within two of them.
 _COUNTS: Final = 2
 _CREDENTIALS_SECONDS: Final = 60.0
-_STOP_SECONDS: Final = 5.0
 
 
 class Operator:
@@ -117,6 +120,7 @@ class Operator:
             interval=_LATEST_ROUND * settings.planning_interval,
         )
         writer = Writer(cluster, self.store)
+        self.profilers = DirectSource()
         self.reconciler = Reconciler(
             writer=writer,
             store=self.store,
@@ -127,6 +131,19 @@ class Operator:
             plan_of=self._plan_of,
             later=self.queue.add_after,
             router=_make_router_settings(settings),
+            runs=ProfileRuns(
+                writer=writer,
+                store=self.store,
+                library=self.library,
+                observer=self.observer,
+                plans=lambda: self.plans.plans,
+                read_progress=self._read_progress,
+                later=self.queue.add_after,
+                settings=_make_profiler_settings(settings),
+                operator_namespace=settings.namespace,
+                paused=settings.paused,
+                now=self.now,
+            ),
             now=self.now,
         )
         self.dirt = Dirt(self.store, self.plans, self.queue, self.elector.acquired.is_set)
@@ -165,11 +182,12 @@ class Operator:
             self.elector.run(),
         ]
         try:
-            await _run_until(stop, parts)
+            await run_until(stop, parts)
         finally:
             await self.ads.stop()
             await server.stop()
             await self.source.close()
+            await self.profilers.close()
             await self.cluster.close()
 
     # -- every replica ---------------------------------------------------------------------------------------------
@@ -190,6 +208,9 @@ class Operator:
         self.library.forget(change.item.uid)
         if is_of_kind(change, MODEL_PROFILE) and change.item.owner is not None:
             self.lessons.forget(change.item.owner)
+        run = run_of(change) if is_of_kind(change, PROFILE_RUN) else None
+        if run is not None:
+            self.queue.forget(run)
         key = service_of(change) if is_of_kind(change, MODEL_SERVICE) else None
         if key is not None:
             self.reconciler.forget(change.item)
@@ -204,12 +225,15 @@ class Operator:
             self.store.put(kind, item)
 
     def _is_wanted(self, kind: Kind[Any], item: Item[Any]) -> bool:
-        """Whether an object concerns this operator: with watched namespaces, ModelServices elsewhere do not.
+        """Whether an object concerns this operator: with watched namespaces, services and runs elsewhere do not.
 
-        All else is kept: claims and pods of everybody count as stock, profiles come from the operator's namespace.
+        All else is kept: claims and pods of everybody count as stock, profiles come from the operator's namespace, and
+        runs there write them.
         """
         wanted = self.settings.watch_namespaces
-        return kind is not MODEL_SERVICE or not wanted or item.namespace in wanted
+        if not wanted or kind not in (MODEL_SERVICE, PROFILE_RUN) or item.namespace in wanted:
+            return True
+        return kind is PROFILE_RUN and item.namespace == self.settings.namespace
 
     async def _watch(self) -> None:
         await self.resync.discovered.wait()
@@ -280,7 +304,7 @@ class Operator:
                     if task.done():
                         task.result()
             finally:
-                await _cancel([*tasks, lost])
+                await cancel([*tasks, lost])
 
     def _told_of(self, key: ServiceKey) -> Mapping[str, float]:
         item = self.store.get(MODEL_SERVICE, key.namespace, key.name)
@@ -290,6 +314,10 @@ class Operator:
         """What the next decision shall know of this one."""
         self.lessons.learn(service, decision, at)
         return remember(service, decision, at)
+
+    async def _read_progress(self, address: str) -> Progress | None:
+        target = ProfilerTarget(address)
+        return (await self.profilers.read_profilers((target,))).get(target)
 
     def _plan_of(self, key: ServiceKey) -> Planned | None:
         return self.plans.plans.get(key)
@@ -340,37 +368,6 @@ async def run_operator(settings: Settings) -> None:
     logger.info("stopped")
 
 
-async def keep_running(part: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run a part for ever, and again a second after a defect ended it: the others never notice."""
-    while True:
-        try:
-            await part()
-        except Exception:
-            logger.exception("%s ended; it starts again", part.__qualname__)
-        await asyncio.sleep(1.0)
-
-
-async def _run_until(stop: asyncio.Event, parts: list[Coroutine[Any, Any, None]]) -> None:
-    """Run all parts until `stop`. Raises what ended one of them, as none may end."""
-    tasks = [asyncio.create_task(part, name=f"part-{number}") for number, part in enumerate(parts)]
-    waiter = asyncio.create_task(stop.wait(), name="stop")
-    try:
-        done, _ = await asyncio.wait([*tasks, waiter], return_when=asyncio.FIRST_COMPLETED)
-        for task in done - {waiter}:
-            task.result()
-            raise RuntimeError("a part that runs for ever has ended")
-    finally:
-        await _cancel([*tasks, waiter])
-
-
-async def _cancel(tasks: list[asyncio.Task[Any]]) -> None:
-    for task in tasks:
-        task.cancel()
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_STOP_SECONDS):
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-
 def _make_source(settings: Settings) -> Source:
     if settings.prometheus_url is None:
         return DirectSource()
@@ -384,6 +381,13 @@ def _make_router_settings(settings: Settings) -> RouterSettings | None:
         logger.warning("SHOAL_ROUTER_IMAGE is not set: no routers are made")
         return None
     return RouterSettings(image=settings.router_image, xds_address=settings.xds_address)
+
+
+def _make_profiler_settings(settings: Settings) -> ProfilerSettings | None:
+    if settings.profiler_image is None:
+        logger.warning("SHOAL_PROFILER_IMAGE is not set: ProfileRuns are not measured")
+        return None
+    return ProfilerSettings(settings.profiler_image, most_lag_ms=settings.profiler_most_lag_ms)
 
 
 def _bracket(address: str) -> str:

@@ -19,13 +19,14 @@ from shoal.reconciler.errors import ClusterError
 from shoal.reconciler.heat import describe_heat
 from shoal.reconciler.items import Item
 from shoal.reconciler.keeper import Keeper
-from shoal.reconciler.keys import Key, PoolKey, RouterKey
+from shoal.reconciler.keys import Key, PoolKey, RouterKey, RunKey
 from shoal.reconciler.kinds import DEPLOYMENT, GPU_POOL, MODEL_SERVICE, Custom
 from shoal.reconciler.leader import NotLeaderError
 from shoal.reconciler.library import Library
 from shoal.reconciler.observe import Observer
 from shoal.reconciler.planloop import Planned
 from shoal.reconciler.pool_status import make_pool_status
+from shoal.reconciler.profile_runs import ProfileRuns
 from shoal.reconciler.routes import is_routed
 from shoal.reconciler.store import Store
 from shoal.reconciler.wishes import engine_class_name
@@ -88,12 +89,13 @@ class Reconciler:
         plan_of: Callable[[ServiceKey], Planned | None],
         later: Callable[[Key, float], None],
         router: RouterSettings | None,
+        runs: ProfileRuns,
         now: Now,
     ) -> None:
         self._writer, self._store, self._library = writer, store, library
         self._observer, self._telemetry, self._plan_of = observer, telemetry, plan_of
         self._keeper = keeper
-        self._later, self._router, self._now = later, router, now
+        self._later, self._router, self._runs, self._now = later, router, runs, now
         self._ensured: dict[str, tuple[int, float]] = {}  # UID -> generation, when
         self._router_taken: dict[str, ObjectOutcome] = {}  # namespace -> what stands in the router's place
 
@@ -107,6 +109,8 @@ class Reconciler:
                     await self._handle_router(key)
                 case PoolKey():
                     await self._handle_pool(key)
+                case RunKey():
+                    await self._runs.handle(key)
         except NotLeaderError as error:  # workers of a replica that leads no more are stopped
             raise RequeueError(_REFUSED_SECONDS, str(error)) from error
         except ClusterError as error:

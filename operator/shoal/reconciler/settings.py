@@ -37,6 +37,8 @@ class Settings:
     energy_price_per_kwh: float = 0.0
     paused: bool = False
     router_image: str | None = None
+    profiler_image: str | None = None
+    profiler_most_lag_ms: float = 5.0
     prometheus_url: str | None = None
     watch_namespaces: tuple[str, ...] = ()
     json_logs: bool = True
@@ -64,6 +66,8 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         energy_price_per_kwh=read.number("SHOAL_ENERGY_PRICE_PER_KWH", 0.0, 0.0, 1000.0),
         paused=read.flag("SHOAL_PAUSED"),
         router_image=environment.get("SHOAL_ROUTER_IMAGE") or None,
+        profiler_most_lag_ms=read.number("SHOAL_PROFILER_MOST_LAG_MILLISECONDS", 5.0, 1.0, 10_000.0),
+        profiler_image=environment.get("SHOAL_PROFILER_IMAGE") or None,
         prometheus_url=environment.get("SHOAL_PROMETHEUS_URL") or None,
         watch_namespaces=tuple(sorted(set(environment.get("SHOAL_WATCH_NAMESPACES", "").replace(",", " ").split()))),
         json_logs=read.choice("SHOAL_LOG_FORMAT", "json", ("json", "text")) == "json",

@@ -73,8 +73,17 @@ def find_admission(pool: GPUPool, labels: Mapping[str, str] | None) -> PoolAdmis
     return None
 
 
-def make_pool(resource: GPUPool, stock: Stock | None, namespaces: Mapping[str, Mapping[str, str]]) -> Pool:
-    """The planner's view of a pool. `namespaces`: labels of every namespace that has ModelServices."""
+def make_pool(
+    resource: GPUPool,
+    stock: Stock | None,
+    namespaces: Mapping[str, Mapping[str, str]],
+    profiling: Mapping[str, int],
+) -> Pool:
+    """The planner's view of a pool.
+
+    `namespaces`: labels of every namespace that has ModelServices. `profiling`: GPUs that ProfileRuns of a namespace
+    hold; they count against its quota.
+    """
     spec = resource.spec
     sheet = spec.datasheet
     return Pool(
@@ -91,7 +100,7 @@ def make_pool(resource: GPUPool, stock: Stock | None, namespaces: Mapping[str, M
         unified_memory=bool(spec.memory.unified),
         datasheet=Datasheet(sheet.memory_bandwidth_gbs * 1e9, sheet.dense_tflops_16_bit * 1e12) if sheet else None,
         derate=spec.thermal is None or spec.thermal.derate is not False,
-        admissions=tuple(_make_admissions(resource, namespaces)),
+        admissions=tuple(_make_admissions(resource, namespaces, profiling)),
     )
 
 
@@ -215,11 +224,14 @@ def _make_manual(spec: ModelServiceSpec) -> ManualPlan | None:
     )
 
 
-def _make_admissions(resource: GPUPool, namespaces: Mapping[str, Mapping[str, str]]) -> Iterable[Admission]:
+def _make_admissions(
+    resource: GPUPool, namespaces: Mapping[str, Mapping[str, str]], profiling: Mapping[str, int]
+) -> Iterable[Admission]:
     for namespace, labels in sorted(namespaces.items()):
         entry = find_admission(resource, labels)
         if entry is not None:
-            yield Admission(namespace, gpu_quota=entry.gpu_quota, max_priority=entry.max_priority)
+            quota = None if entry.gpu_quota is None else max(0, entry.gpu_quota - profiling.get(namespace, 0))
+            yield Admission(namespace, gpu_quota=quota, max_priority=entry.max_priority)
 
 
 def _no_pool(pools: Mapping[str, GPUPool]) -> Problem:

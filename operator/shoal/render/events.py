@@ -1,4 +1,4 @@
-"""Events of a ModelService: what changed between two statuses, once, with numbers."""
+"""Events of ModelServices and ProfileRuns: what changed between two statuses, once, with numbers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 
 from shoal.api.base import API_VERSION
 from shoal.api.model_service import ModelService
+from shoal.api.profile_run import ProfileRun
 from shoal.render.names import MANAGER, common_labels, short_hash
 from shoal.render.reasons import ConditionType, EventReason
 from shoal.render.times import format_time
@@ -15,7 +16,14 @@ from shoal.render.words import clip
 
 _GOOD_WHEN_TRUE: Final = (ConditionType.READY, ConditionType.SLO_MET, ConditionType.OBSERVED)
 _BAD_WHEN_TRUE: Final = (ConditionType.STALLED, ConditionType.DEGRADED)
-_UNTOLD_REASONS: Final = ("NotDecided", "Starting", "NoTraffic", "NothingRuns")  # every service goes through them
+_UNTOLD_REASONS: Final = (  # every service or run goes through them
+    "NotDecided",
+    "Starting",
+    "NoTraffic",
+    "NothingRuns",
+    "WaitingForPlans",
+    "Measuring",
+)
 _MESSAGE_SIZE: Final = 1000  # the API server takes 1024
 
 
@@ -33,12 +41,12 @@ def find_events(previous: Mapping[str, Any] | None, status: Mapping[str, Any]) -
     return (*_plan_events(previous or {}, status), *_condition_events(previous or {}, status))
 
 
-def make_event(service: ModelService, event: Event, now: float) -> dict[str, Any]:
+def make_event(resource: ModelService | ProfileRun, event: Event, now: float) -> dict[str, Any]:
     """The object to apply with manager `shoal`.
 
     Its name comes from its content: the same thing said again renews the times of the one Event.
     """
-    metadata, at = service.metadata, format_time(now)
+    metadata, at = resource.metadata, format_time(now)
     content = short_hash([metadata.uid, event.type, event.reason, event.message])
     return {
         "apiVersion": "v1",
@@ -50,7 +58,7 @@ def make_event(service: ModelService, event: Event, now: float) -> dict[str, Any
         },
         "involvedObject": {
             "apiVersion": API_VERSION,
-            "kind": "ModelService",
+            "kind": resource.kind,
             "namespace": metadata.namespace,
             "name": metadata.name,
             "uid": metadata.uid,

@@ -31,14 +31,17 @@ LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
 LABEL_COMPONENT: Final = "app.kubernetes.io/component"
 LABEL_MODEL_SERVICE: Final = "shoal.dev/model-service"
 LABEL_VARIANT: Final = "shoal.dev/variant"
+LABEL_PROFILE_RUN: Final = "shoal.dev/profile-run"
 
 COMPONENT_ENGINE: Final = "engine"
 COMPONENT_ROUTER: Final = "router"
 COMPONENT_GPU_AGENT: Final = "gpu-agent"
+COMPONENT_PROFILER: Final = "profiler"
 
 ANNOTATION_CONFIGURATION: Final = "shoal.dev/configuration"
 ANNOTATION_IDENTITY: Final = "shoal.dev/identity"
 ANNOTATION_RENDER_REVISION: Final = "shoal.dev/render-revision"
+ANNOTATION_RUN: Final = "shoal.dev/run"  # UID and generation of the ProfileRun whose results a ModelProfile holds
 ANNOTATION_PAUSED: Final = "shoal.dev/paused"
 ANNOTATION_DELETION_COST: Final = "controller.kubernetes.io/pod-deletion-cost"
 
@@ -74,6 +77,11 @@ def learned_name(service: str, accelerator: str) -> str:
 def engines_service_name(service: str) -> str:
     """Name of the Service of a ModelService with `routing: Service`."""
     return f"{service}-engines"
+
+
+def measurement_name(run: str, digest: str) -> str:
+    """Name of the Job and ResourceClaimTemplate of one configuration of a ProfileRun."""
+    return f"{run}-{digest}"
 
 
 def engine_name(index: int) -> str:

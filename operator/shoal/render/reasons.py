@@ -58,6 +58,22 @@ class ProblemReason(enum.StrEnum):
     NOT_READABLE = "NotReadable"  # the object does not match the operator's schema
     NOT_RENDERABLE = "NotRenderable"  # the plan cannot be made into pods
     PLANNING_FAILED = "PlanningFailed"  # a defect of Shoal's own: what runs stays as it is
+    MODEL_SIZE_UNKNOWN = "ModelSizeUnknown"  # of a ProfileRun: neither name nor parameters tell it
+    DOES_NOT_FIT = "DoesNotFit"  # of a ProfileRun: into no number of the pool's GPUs
+    NO_PROFILER_IMAGE = "NoProfilerImage"  # the operator was not told which image measures
+
+
+class RunReason(enum.StrEnum):
+    """Why condition Ready of a ProfileRun is as it is, where no problem and no taken name says so."""
+
+    WAITING_FOR_PLANS = "WaitingForPlans"  # what services need is not known yet
+    WAITING_FOR_GPUS = "WaitingForGPUs"  # services need them, or somebody else has them
+    PAUSED = "Paused"
+    STARTING = "Starting"
+    MEASURING = "Measuring"
+    MEASURED = "Measured"
+    PARTLY_MEASURED = "PartlyMeasured"  # some configurations failed, or ended early
+    NOTHING_MEASURED = "NothingMeasured"
 
 
 class EventReason(enum.StrEnum):

@@ -8,14 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeVar
 
 import aiohttp
+from pydantic import ValidationError
 
+from shoal.api.measurement import PROGRESS_PATH, Progress
 from shoal.telemetry.engine_page import EnginePage, parse_engine_page
 from shoal.telemetry.envoy_stats import QUERY, ClusterCounters, parse_stats_page
 from shoal.telemetry.gpu import GpuReading, parse_readings
 from shoal.telemetry.sources import EngineReading
-from shoal.telemetry.targets import AgentTarget, EngineTarget, RouterTarget
+from shoal.telemetry.targets import AgentTarget, EngineTarget, ProfilerTarget, RouterTarget
 
-Target = TypeVar("Target", EngineTarget, RouterTarget, AgentTarget)
+Target = TypeVar("Target", EngineTarget, RouterTarget, AgentTarget, ProfilerTarget)
 Parsed = TypeVar("Parsed")
 
 LARGEST_PAGE: Final = 8 << 20
@@ -52,6 +54,11 @@ class DirectSource:
     async def read_agents(self, targets: Sequence[AgentTarget]) -> Mapping[AgentTarget, tuple[GpuReading, ...]]:
         """Read GPUs."""
         return await self._read_all(targets, "/v1/gpus", {}, _parse_gpus)
+
+    async def read_profilers(self, targets: Sequence[ProfilerTarget]) -> Mapping[ProfilerTarget, Progress]:
+        """Read how far measurements are."""
+        pages = await self._read_all(targets, PROGRESS_PATH, {}, _parse_progress)
+        return {target: progress for target, progress in pages.items() if progress is not None}
 
     async def close(self) -> None:
         """Close all connections."""
@@ -112,3 +119,10 @@ def _parse_gpus(page: bytes) -> tuple[GpuReading, ...]:
     except ValueError:
         return ()
     return parse_readings(answer.get("gpus")) if isinstance(answer, dict) else ()
+
+
+def _parse_progress(page: bytes) -> Progress | None:
+    try:
+        return Progress.model_validate_json(page)
+    except ValidationError:
+        return None

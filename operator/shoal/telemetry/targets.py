@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from shoal.api.measurement import PROGRESS_PORT
 from shoal.domain.service import ServiceKey
 
 
@@ -41,6 +42,14 @@ class AgentTarget:
     node: str
     address: str
     port: int = 9440
+
+
+@dataclass(frozen=True, slots=True)
+class ProfilerTarget:
+    """The profiler beside the engines it measures."""
+
+    address: str
+    port: int = PROGRESS_PORT
 
 
 @dataclass(frozen=True, slots=True)
