@@ -25,6 +25,7 @@ ALL_ON: Object = {
         "pullSecrets": ["registry"],
         "operator": {"digest": DIGEST},
         "gpuAgent": {"digest": DIGEST},
+        "profiler": {"digest": DIGEST},
         "envoy": {"digest": DIGEST},
     },
     "operator": {

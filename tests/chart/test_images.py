@@ -45,6 +45,7 @@ def test_every_image_has_its_command() -> None:
     assert found == {
         "operator": "shoal.reconciler",
         "gpu-agent": "shoal.telemetry.agent",
+        "profiler": "shoal.profiler.job",
         "sim-engine": "shoal.sim.server",
     }
 

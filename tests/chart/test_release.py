@@ -44,7 +44,7 @@ def test_a_release_lives_its_life(tmp_path: Path) -> None:
         service = yaml.safe_load((ROOT / "examples" / "modelservice-shortest.yaml").read_text())
         cluster.apply(service, namespace="default")
         _helm(cluster, "uninstall")
-        assert len(cluster.request("GET", CRDS)["items"]) == 4
+        assert len(cluster.request("GET", CRDS)["items"]) == 5
         assert cluster.request("GET", "/apis/shoal.dev/v1alpha1/modelservices")["items"], "ModelServices outlive it"
         _helm(cluster, "install", str(CHART))
         assert cluster.request("GET", CLASS)["spec"]["version"] == "0.33.0"
@@ -92,6 +92,9 @@ ALLOWED = [
     ("shoal.dev", "gpupools/status", "patch", None),
     ("shoal.dev", "modelprofiles", "create", "team-a"),
     ("shoal.dev", "modelprofiles", "patch", "team-a"),
+    ("shoal.dev", "profileruns/status", "patch", "team-a"),
+    ("batch", "jobs", "create", "team-a"),
+    ("batch", "jobs", "delete", "team-a"),
     ("coordination.k8s.io", "leases", "create", NAMESPACE),
 ]
 DENIED = [
@@ -107,6 +110,9 @@ DENIED = [
     ("shoal.dev", "engineclasses", "create", None),
     ("shoal.dev", "modelprofiles", "delete", "team-a"),
     ("shoal.dev", "modelprofiles", "update", "team-a"),
+    ("shoal.dev", "profileruns", "patch", "team-a"),
+    ("batch", "jobs", "patch", "team-a"),
+    ("batch", "cronjobs", "create", "team-a"),
     ("coordination.k8s.io", "leases", "update", "kube-system"),
     ("apiextensions.k8s.io", "customresourcedefinitions", "list", None),
     ("rbac.authorization.k8s.io", "clusterroles", "escalate", None),
@@ -360,13 +366,31 @@ def test_the_operator_may_write_no_other_profile(part: str, fields: Object, mess
         _as_operator(release, "PATCH", path, _changed(part, **fields), params=FORCE, content_type=APPLY)
 
 
+def _measured(**metadata: Any) -> Object:
+    body = _changed("spec", source="Measured")
+    del body["spec"]["rows"][0]["evidence"]
+    labels = {**LEARNED["metadata"]["labels"], "shoal.dev/profile-run": "qwen"}  # type: ignore[index]
+    body["metadata"] = {"name": "of-a-run", "labels": labels, **metadata}
+    return body
+
+
+def test_the_operator_may_write_what_a_run_measured(release: DevCluster) -> None:
+    path = f"{PROFILES}/of-a-run"
+    _as_operator(release, "PATCH", path, _measured(), params={"fieldManager": "shoal"}, content_type=APPLY)
+    _as_operator(release, "PATCH", path, _measured(annotations={"a": "b"}), params=FORCE, content_type=APPLY)
+    other = _measured(labels={"app.kubernetes.io/managed-by": "shoal", "shoal.dev/profile-run": "other"})
+    with pytest.raises(ApiError, match="did not make"):
+        _as_operator(release, "PATCH", path, other, params=FORCE, content_type=APPLY)
+
+
 def test_profiles_of_others_are_safe_from_the_operator(release: DevCluster) -> None:
     theirs = _changed("metadata", name="measured", labels={}, ownerReferences=[])
     theirs["spec"]["source"] = "Measured"
     release.apply(theirs, namespace="default")
     ours = _changed("metadata", name="measured")
-    with pytest.raises(ApiError, match="did not make"):
-        _as_operator(release, "PATCH", f"{PROFILES}/measured", ours, params=FORCE, content_type=APPLY)
+    for body in (ours, _measured(name="measured")):
+        with pytest.raises(ApiError, match="did not make"):
+            _as_operator(release, "PATCH", f"{PROFILES}/measured", body, params=FORCE, content_type=APPLY)
 
 
 def test_every_manifest_is_accepted_by_a_dry_run(release: DevCluster) -> None:

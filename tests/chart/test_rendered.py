@@ -82,7 +82,7 @@ def test_engine_class_passes_the_offline_check() -> None:
 
 def test_crds_are_kept() -> None:
     crds = [item for item in render(DEFAULTS) if item["kind"] == "CustomResourceDefinition"]
-    assert len(crds) == 4
+    assert len(crds) == 5
     assert all(crd["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep" for crd in crds)
 
 
@@ -102,6 +102,7 @@ def test_the_operator_understands_its_environment(values: Object) -> None:
         assert settings.xds_address == "10.0.0.9:18000"
         assert settings.prometheus_url == "http://prometheus.monitoring.svc:9090"
         assert settings.router_image == f"registry.example:5000/team/envoyproxy/envoy@{DIGEST}"
+        assert settings.profiler_image == f"registry.example:5000/team/shoal-profiler@{DIGEST}"
     else:
         assert settings.xds_address == f"shoal-xds.{NAMESPACE}.svc:18000"
         assert settings.max_concurrent_moves is None

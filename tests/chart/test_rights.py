@@ -25,7 +25,7 @@ FORBIDDEN_RESOURCES = {
     "mutatingwebhookconfigurations",
     "certificatesigningrequests",
     "daemonsets",
-    "jobs",
+    "cronjobs",
 }
 FORBIDDEN_VERBS = {"escalate", "bind", "impersonate", "deletecollection", "approve", "sign"}
 
@@ -53,11 +53,13 @@ def test_people_get_only_our_namespaced_kinds_to_write() -> None:
     for name, rule in _rules(render(DEFAULTS), people=True):
         assert rule["apiGroups"] == ["shoal.dev"], name
         if set(rule["verbs"]) - {"get", "list", "watch"}:
-            assert set(rule["resources"]) <= {"modelservices", "modelservices/scale", "modelprofiles"}, name
+            assert set(rule["resources"]) <= {"modelservices", "modelservices/scale", "modelprofiles", "profileruns"}, (
+                name
+            )
 
 
 def test_the_operator_never_writes_wishes() -> None:
-    """Statuses, and the profiles that services learned, which the policy shoal-model-profiles holds it to."""
+    """Statuses, and profiles that were learned or measured, which the policy shoal-model-profiles holds it to."""
     writes = {"create", "update", "patch", "delete"}
     for _, rule in _rules(render(ALL_ON), people=False):
         if "shoal.dev" in rule["apiGroups"] and writes & set(rule["verbs"]):
@@ -71,7 +73,7 @@ def test_crds_and_the_lease_are_named() -> None:
     for _, rule in _rules(render(DEFAULTS), people=False):
         if "customresourcedefinitions" in rule["resources"]:
             assert rule["verbs"] == ["get"]
-            assert len(rule["resourceNames"]) == 4
+            assert len(rule["resourceNames"]) == 5
         if "leases" in rule["resources"] and rule["verbs"] != ["create"]:
             assert rule["resourceNames"] == ["shoal-operator"]
 
@@ -91,6 +93,15 @@ def test_writes_stay_in_the_watched_namespaces() -> None:
     assert places == ["team-a", "team-b"]
     everywhere = find(render(DEFAULTS), "ClusterRoleBinding", "shoal-operator-services")
     assert everywhere["subjects"] == [{"kind": "ServiceAccount", "name": "shoal-operator", "namespace": NAMESPACE}]
+
+
+def test_jobs_are_made_and_deleted_where_runs_live_and_never_changed() -> None:
+    found = {name: rule["verbs"] for name, rule in _rules(render(ALL_ON), people=False) if "jobs" in rule["resources"]}
+    assert found == {"shoal-operator": ["get", "list", "watch"], "shoal-operator-profiles": ["create", "delete"]}
+    bindings = [i for i in render(ALL_ON) if i["kind"] in ("RoleBinding", "ClusterRoleBinding")]
+    places = [b["metadata"].get("namespace") for b in bindings if b["roleRef"]["name"] == "shoal-operator-profiles"]
+    assert places == ["team-a", "team-b", NAMESPACE]
+    assert find(render(DEFAULTS), "ClusterRoleBinding", "shoal-operator-profiles")
 
 
 def test_the_agent_has_no_rights() -> None:
