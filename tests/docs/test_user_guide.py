@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shoal.domain.reasons import Binding, HoldReason, ProfileState, Rejection
-from shoal.render.reasons import ConditionReason, ConditionType, EventReason, ProblemReason
+from shoal.render.reasons import ConditionReason, ConditionType, EventReason, ProblemReason, RunReason
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "user-guide.md").read_text()
 REASONS = (ConditionReason, ProblemReason, HoldReason, Binding, ProfileState, EventReason)
@@ -32,6 +32,10 @@ def test_every_condition_is_explained() -> None:
 def test_every_reason_is_explained_once() -> None:
     told = words("### Reasons")
     assert sorted(told) == sorted({str(reason) for kind in REASONS for reason in kind})
+
+
+def test_every_reason_of_a_run_is_explained() -> None:
+    assert words("### Reasons of a ProfileRun") == [str(reason) for reason in RunReason]
 
 
 def test_every_rejection_is_explained() -> None:
