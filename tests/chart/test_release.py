@@ -54,7 +54,11 @@ def test_a_release_lives_its_life(tmp_path: Path) -> None:
 def test_examples_are_accepted(path: Path, release: DevCluster) -> None:
     text = path.read_text()
     for resource in load_text(text, where=path.name):
-        plural = {"ModelService": "namespaces/default/modelservices", "GPUPool": "gpupools"}
+        plural = {
+            "ModelService": "namespaces/default/modelservices",
+            "ProfileRun": "namespaces/default/profileruns",
+            "GPUPool": "gpupools",
+        }
         url = f"/apis/shoal.dev/v1alpha1/{plural.get(type(resource).__name__, 'engineclasses')}"
         strict = {"dryRun": "All", "fieldValidation": "Strict"}
         made = release.request("POST", url, yaml.safe_load(text), params=strict)
