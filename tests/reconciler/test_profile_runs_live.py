@@ -125,10 +125,11 @@ def proxy(slow_engines: Site) -> Iterator[Proxy]:
         yield running
 
 
-def stated_error(notes: str, name: str) -> float:
-    found = re.search(rf"{name} [\d.e-]+\+-([\d.e-]+)", notes)
+def stated_error(notes: str, name: str) -> float | None:
+    """None: the points could not tell, and the notes say so."""
+    found = re.search(rf"{name} [\d.e-]+(?:\+-([\d.e-]+)| \(error unknown\))", notes)
     assert found, notes
-    return float(found[1])
+    return float(found[1]) if found[1] else None
 
 
 @pytest.mark.timeout(700)
@@ -170,9 +171,13 @@ def test_measures_what_the_engine_obeys_whatever_becomes_of_the_operator(slow_en
         ("beta", "betaMsPerToken", BETA),
         ("gamma", "gammaMsPerKVToken", GAMMA),
     ):
-        assert abs(steps[field] - truth) <= 3 * stated_error(notes, name), (name, notes)
+        error = stated_error(notes, name)
+        assert error is not None or name == "gamma", notes
+        assert error is None or abs(steps[field] - truth) <= 3 * error, (name, notes)
     context = INPUT + OUTPUT
     full_batch = ALPHA + (BETA + GAMMA * context) * BATCH
+    told = steps["alphaMs"] + (steps["betaMsPerToken"] + steps["gammaMsPerKVToken"] * context) * BATCH
+    assert told == pytest.approx(full_batch, rel=0.1), notes
     per_request = OUTPUT * full_batch / BATCH + INPUT * BETA  # ms of the engine
     assert row["overloadRate"] == pytest.approx(1000 / per_request, rel=0.15)
     assert status["configurations"][0]["requestsPerSecond"] <= 1.1 * row["overloadRate"]

@@ -52,6 +52,8 @@ from shoal.profiler.specs import Settings, Spec, parse_objective
 from shoal.render.words import round_figures
 
 FULL_BUDGET: Final = 600.0  # seconds in which everything is measured as `shoal profile` does by default
+PROBES_SECONDS: Final = 45.0  # of these for probes, whose length hangs on the engine and not on the budget
+SMALLEST_SHARE: Final = 0.05
 SHORTEST_HORIZON: Final = 4.0
 WIDEST_TOLERANCE: Final = 0.25
 
@@ -77,7 +79,9 @@ class Telling:
 
 def make_settings(plan: MeasurementPlan, facts: ServerFacts) -> Settings:
     """Steps as the budget allows: with ten minutes or more as `shoal profile` has them, shorter and fewer below."""
-    usual, share = Settings(plan.lengths, parse_objective(plan.objective)), min(1.0, plan.budget_seconds / FULL_BUDGET)
+    usual = Settings(plan.lengths, parse_objective(plan.objective))
+    left = (plan.budget_seconds - PROBES_SECONDS) / (FULL_BUDGET - PROBES_SECONDS)
+    share = min(1.0, max(SMALLEST_SHARE, left))
     return replace(
         usual,
         batch=plan.max_num_seqs,
