@@ -121,6 +121,41 @@ class RowEvidence(Shape):
     )
 
 
+class StepErrors(Shape):
+    """How far the step times may be off: standard errors of the terms, and of the gaps they were fitted to."""
+
+    alpha_ms: StepTime | None = Field(None, description="Of alphaMs. Left out here and below: cannot be told.")
+    beta_ms_per_token: StepTime | None = Field(None, description="Of betaMsPerToken.")
+    gamma_ms_per_kv_token: StepTime | None = Field(None, description="Of gammaMsPerKVToken.")
+    floor_small_ms: StepTime | None = Field(None, description="Of floorSmallMs.")
+    floor_large_ms: StepTime | None = Field(None, description="Of floorLargeMs.")
+    api_tokens_per_second: Annotated[float, Field(ge=0, le=1e9)] | None = Field(
+        None, description="Of apiTokensPerSecond."
+    )
+    relative_rms: Annotated[float, Field(ge=0, le=100)] = Field(
+        description="Root mean square of fitted over measured gap, minus 1."
+    )
+    relative_worst: Annotated[float, Field(ge=0, le=100)] = Field(description="The largest of them.")
+
+
+class RowProvenance(Shape):
+    """How one row came about, where rows of several measurements stand together."""
+
+    tool: Text | None = Field(None, description="Program that measured or computed, with its version.")
+    engine: Text | None = Field(None, description="Engine and version.")
+    gpu_name: Text | None = Field(None, description="Name of the GPU as its driver reports it.")
+    driver: Text | None = Field(None, description="Version of the GPU's driver.")
+    clock_mhz: Annotated[float, Field(ge=1, le=100_000)] | None = Field(
+        None, description="SM clock under load while measuring, in MHz."
+    )
+    link: Link | None = Field(None, description="How the GPUs talked to each other.")
+    date: Timestamp | None = Field(None, description="When it was measured.")
+    lengths: Text | None = Field(None, description="Distribution of the lengths, as in gamma:512,128.")
+    source: Source | None = Field(None, description="Where these numbers come from.")
+    partial: bool | None = Field(None, description="Whether the measurement ended before its time.")
+    notes: Text | None = Field(None, description="What a reader should know, as the knee and how sure it is.")
+
+
 class ProfileRowSpec(Shape):
     """One configuration at one mix of lengths. All rates are for one engine while its neighbours carry the same."""
 
@@ -161,6 +196,8 @@ class ProfileRowSpec(Shape):
         None, description="Latency at several rates, the lowest rate first."
     )
     steps: StepTimes | None = Field(None, description="Fitted step times; they carry the row to other lengths.")
+    step_errors: StepErrors | None = Field(None, description="How well the step times are known.")
+    provenance: RowProvenance | None = Field(None, description="How this row came about.")
     evidence: RowEvidence | None = Field(None, description="Of a learned row: what live traffic said of it.")
 
 

@@ -125,7 +125,8 @@ def _shares(settings: Settings, points: Sequence[Point]) -> Spec | None:
     if bracket is None or over is None:
         return None
     knee = bracket.knee or over.throughput
-    measured = [p.spec.rate for p in points if p.spec.kind is Kind.OPEN and p.spec.rate and not p.stopped]
+    known = [p for p in usable(points) if p.spec.kind is Kind.OPEN and p.spec.rate]
+    measured = [p.spec.rate for p in known if p.spec.rate and (p.spec.name == "share" or not p.stopped)]
     for share in SHARES:
         if not any(abs(rate / (share * knee) - 1) <= NEAR for rate in measured):
             return _open(settings, "share", share * knee)

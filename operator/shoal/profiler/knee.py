@@ -80,7 +80,7 @@ def next_rate(points: Sequence[Point], objective: Objective, tolerance: float) -
     if bracket.low is None:
         if bracket.high <= LOWEST * top:
             return None
-        return FIRST * top if bracket.high > FIRST * top else FIRST * bracket.high
+        return FIRST * top if bracket.high > FIRST * top * (1 + _SAME) else FIRST * bracket.high
     if bracket.width <= tolerance:
         return None
     return _between(points, objective, bracket, top)

@@ -22,6 +22,7 @@ from shoal.profiler.specs import DRAIN_SECONDS, Kind, Objective, Settings, Spec
 
 HOPELESS_SECONDS = 10.0  # a first token that is waited for so long: the server is beyond its knee, SLO or not
 MOST_TRACE = 400_000
+WARM_LIMIT_SECONDS = 60.0
 
 Report = Callable[[Spec, Point | None, float], None]
 """Told each step before it (without a point) and after; the last number is the seconds still expected."""
@@ -125,13 +126,13 @@ def _warm(target: Target, settings: Settings, clients: Clients) -> None:
         targets=_spread(connections, len(target.urls)),
         began=0.0,
         send_until=1.5,
-        give_up=60.0,
+        give_up=WARM_LIMIT_SECONDS,
         seed=0,
         connections=connections,
     )
     records = clients.run(job)
     if not (records.ended == 1).any():
-        reason = records.errors[0] if records.errors else "no answer within 60 s"
+        reason = records.errors[0] if records.errors else f"no answer within {WARM_LIMIT_SECONDS:.0f} s"
         raise ProfilerError(f"the server answers no request: {reason}")
 
 

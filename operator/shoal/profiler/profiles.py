@@ -12,7 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
-from shoal.api.model_profile import Provenance
+from shoal.api.convert import profile_from_domain
+from shoal.api.model_profile import ModelProfile, Provenance, RowProvenance, StepErrors
 from shoal.domain.profile import Link, Profile, ProfileRow, Quantiles, RatePoint, Source, StepModel
 from shoal.planner.catalog import model_facts
 from shoal.profiler.errors import ProfilerError
@@ -22,10 +23,11 @@ from shoal.profiler.lengths import parse_lengths
 from shoal.profiler.points import Point
 from shoal.profiler.roofline import roofline_steps
 from shoal.profiler.specs import Kind, Settings
-from shoal.sim.profile_files import render_profile
+from shoal.sim.profile_files import render_manifest
 
 NAMESPACE: Final = "shoal-system"
 MOST_POINTS: Final = 32
+LARGEST_BYTES: Final = 256 * 1024
 BUSY: Final = 0.8  # of the saturation: points from here on show the clock under load
 
 
@@ -161,24 +163,93 @@ def make_profile(subject: Subject, rows: Sequence[ProfileRow], clock_mhz: float 
         engine_version=subject.engine_version,
         source=Source.SIMULATED if subject.simulated else Source.MEASURED,
         facts=facts,
-        rows=tuple(sorted(rows, key=lambda r: (r.tensor_parallel, r.engines_per_gpu, r.max_num_seqs))),
+        rows=tuple(rows),
         link=subject.link,
         clock_mhz=clock_mhz,
     )
 
 
-def write_profile(path: Path, subject: Subject, measured: Sequence[Measured], command: str) -> Profile | None:
+def write_profile(path: Path, subject: Subject, measured: Sequence[Measured], command: str) -> ModelProfile | None:
     """Fit, and write the file. None when there is nothing to write. Raises ProfilerError."""
     fitted = [(one, one.fit(subject.datasheet_steps(one.shape))) for one in measured]
     rows = [(one, fit, row) for one, fit in fitted if (row := make_row(one, fit)) is not None]
     if not rows:
         return None
+    rows.sort(key=lambda found: _row_order(found[2]))
     clocks = [clock for one, _, _ in rows if (clock := clock_under_load(one)) is not None]
     profile = make_profile(subject, [row for _, _, row in rows], max(clocks, default=None))
-    provenance = make_provenance([(one, fit) for one, fit, _ in rows], command)
+    resource = profile_from_domain(profile, provenance=make_provenance([one for one, _, _ in rows], command))
+    detailed = [
+        row.model_copy(update={"step_errors": make_errors(fit), "provenance": make_row_provenance(one, subject)})
+        for (one, fit, _), row in zip(rows, resource.spec.rows, strict=True)
+    ]
+    resource = resource.model_copy(update={"spec": resource.spec.model_copy(update={"rows": tuple(detailed)})})
+    write_manifest(path, resource, f"Made by {command}")
+    return resource
+
+
+def write_manifest(path: Path, resource: ModelProfile, header: str) -> None:
+    """Write a file that the API server will take. Raises ProfilerError when it is too large."""
+    text = render_manifest(resource, header)
+    if len(text.encode()) > LARGEST_BYTES:
+        raise ProfilerError(
+            f"{path} would have {len(text.encode()) / 1024:.0f} KiB, and a profile may have "
+            f"{LARGEST_BYTES // 1024}: write fewer rows into one file"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render_profile(profile, provenance, f"Made by {command}"), encoding="utf-8")
-    return profile
+    path.write_text(text, encoding="utf-8")
+
+
+def _row_order(row: ProfileRow) -> tuple[float, ...]:
+    return (
+        row.tensor_parallel,
+        row.engines_per_gpu,
+        row.max_num_seqs,
+        row.max_num_batched_tokens,
+        row.lengths.input_mean,
+        row.lengths.output_mean,
+        row.kv_cache_tokens,
+    )
+
+
+def make_errors(fit: StepFit | None) -> StepErrors | None:
+    """How well the step times are known."""
+    if fit is None:
+        return None
+    errors = {name: None if value is None else float(f"{value:.3g}") for name, value in fit.errors.items()}
+    return StepErrors(
+        alpha_ms=errors["alpha"],
+        beta_ms_per_token=errors["beta"],
+        gamma_ms_per_kv_token=errors["gamma"],
+        floor_small_ms=errors["floorSmall"],
+        floor_large_ms=errors["floorLarge"],
+        api_tokens_per_second=errors["apiLimit"],
+        relative_rms=round(fit.rms, 4),
+        relative_worst=round(fit.worst, 4),
+    )
+
+
+def make_row_provenance(measured: Measured, subject: Subject) -> RowProvenance:
+    """How one row came about."""
+    gpu = measured.facts.get("gpu") or {}
+    return RowProvenance(
+        tool=f"shoal profile {tool_version()}",
+        engine=f"{subject.engine} {subject.engine_version}",
+        gpu_name=gpu.get("name"),
+        driver=gpu.get("driver"),
+        clock_mhz=clock_under_load(measured),
+        link=subject.link,
+        date=_date(measured.points),
+        lengths=measured.settings.lengths,
+        source=Source.SIMULATED if subject.simulated else Source.MEASURED,
+        partial=None if measured.complete else True,
+        notes=_note(measured)[:512],
+    )
+
+
+def _date(points: Sequence[Point]) -> str:
+    began = min(point.began for point in points)
+    return datetime.fromtimestamp(began, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def clock_under_load(measured: Measured) -> float | None:
@@ -192,48 +263,49 @@ def clock_under_load(measured: Measured) -> float | None:
     return _mean(clocks)
 
 
-def make_provenance(measured: Sequence[tuple[Measured, StepFit | None]], command: str) -> Provenance:
-    """How the numbers came about, in words."""
-    facts = measured[0][0].facts
-    gpu = facts.get("gpu") or {}
-    began = min(point.began for one, _ in measured for point in one.points)
+def make_provenance(measured: Sequence[Measured], command: str) -> Provenance:
+    """How all of it came about; the rows have their own."""
+    gpu = measured[0].facts.get("gpu") or {}
+    partial = sum(not one.complete for one in measured)
+    notes = "Open-loop Poisson over HTTP, prompts of random tokens; every row says more."
+    if partial:
+        notes += f" {partial} of {len(measured)} rows are PARTIAL: the budget ended first."
     return Provenance(
         tool="shoal profile",
         version=tool_version(),
         gpu_name=gpu.get("name"),
         driver=gpu.get("driver"),
-        date=datetime.fromtimestamp(began, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        date=_date([point for one in measured for point in one.points]),
         host=host_name()[:512],
         command=command[:2048],
-        notes=" ".join(_note(one, fit) for one, fit in measured)[:2048],
+        notes=notes,
     )
 
 
-def _note(measured: Measured, fit: StepFit | None) -> str:
-    settings = measured.settings
-    parts = [f"{measured.shape.label} ({settings.lengths}):"]
-    bracket = measured.bracket
-    if bracket is not None and bracket.knee is not None:
-        engines = settings.engines
-        parts.append(f"knee {bracket.knee / engines:.4g}/s per engine (bracket {bracket.width:.1%});")
-    if fit is not None:
-        steps = fit.steps
-        parts.append(
-            f"alpha {_with_error(steps.alpha_ms, fit.errors['alpha'])} ms, "
-            f"beta {_with_error(steps.beta_ms_per_token, fit.errors['beta'])}, "
-            f"gamma {_with_error(steps.gamma_ms_per_kv_token, fit.errors['gamma'])}, fit rms {fit.rms:.1%}, "
-            f"worst {fit.worst:.1%};"
+def _note(measured: Measured) -> str:
+    settings, bracket, parts = measured.settings, measured.bracket, []
+    objective = settings.objective
+    if bracket is not None and bracket.knee is not None and bracket.low is not None:
+        asked = (
+            f"ttft={objective.ttft_ms}, itl={objective.itl_ms} at p{objective.percentile}"
+            if objective.is_set
+            else "throughput"
         )
+        engines = settings.engines
+        parts.append(
+            f"knee {bracket.knee / engines:.4g}/s per engine, between {bracket.low / engines:.4g} and "
+            f"{bracket.high / engines:.4g} ({asked}; {settings.horizon:.0f} s after {settings.warm_up:.0f} s);"
+        )
+    if measured.shape.mps:
+        parts.append("with MPS;")
+    elif measured.shape.engines_per_gpu > 1:
+        parts.append("without MPS;")
     bad = sum(bool(point.invalid) for point in measured.points)
     if bad:
         parts.append(f"{bad} invalid points left out;")
     if not measured.complete:
-        parts.append("PARTIAL: the budget ended first.")
+        parts.append(f"PARTIAL: {measured.facts.get('stopped') or 'interrupted'}")
     return " ".join(parts)
-
-
-def _with_error(value: float, error: float | None) -> str:
-    return f"{value:.4g}" + (f"+-{error:.2g}" if error is not None else " (error unknown)")
 
 
 def tool_version() -> str:

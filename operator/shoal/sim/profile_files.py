@@ -30,8 +30,13 @@ def read_profiles(directory: Path, model: str = "") -> tuple[Profile, ...]:
 
 def render_profile(profile: Profile, provenance: Provenance, header: str) -> str:
     """YAML text of one manifest with a comment on top. Numbers have the 6 digits that they are worth."""
+    return render_manifest(profile_from_domain(profile, provenance=provenance), header)
+
+
+def render_manifest(resource: ModelProfile, header: str) -> str:
+    """The same for a whole resource, with what the planner does not look at."""
     comment = "".join(f"# {line}\n" for line in header.splitlines())
-    given = profile_from_domain(profile, provenance=provenance).to_dict()
+    given = resource.to_dict()
     metadata = {key: value for key, value in given["metadata"].items() if value}
     document = {"apiVersion": given["apiVersion"], "kind": given["kind"], "metadata": metadata, "spec": given["spec"]}
     return comment + yaml.safe_dump(_round(document), sort_keys=False, width=110)
