@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from shoal.domain.profile import Link
-from shoal.profiler.campaign import Campaign, make_reporter
+from shoal.profiler.campaign import Campaign
 from shoal.profiler.clients import Clients, usual_processes
 from shoal.profiler.errors import ProfilerError
 from shoal.profiler.journal import Journal
@@ -20,29 +20,27 @@ from shoal.profiler.lengths import parse_lengths
 from shoal.profiler.measure import Target, measure
 from shoal.profiler.plan import Plan, load_plan, parse_bytes, parse_cpus
 from shoal.profiler.profiles import Measured, Shape, Subject, with_kv_tokens, write_profile
+from shoal.profiler.progress import reporting
 from shoal.profiler.server import read_facts
 from shoal.profiler.specs import Settings, parse_objective
+from shoal.profiler.tool_commands import add_tools
 
 INCOMPLETE = 3  # exit status: results were written, but not everything was measured
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """All options."""
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument(
-        "--url", action="append", metavar="URL", help="a running server; again for more that share the load"
-    )
-    what.add_argument(
-        "--launch", metavar="MODEL", help="start vLLM itself for this model, one configuration after the other"
-    )
-    what.add_argument("--plan", type=Path, metavar="FILE", help="start what a file lists (docs/user-guide.md)")
-    parser.add_argument(
-        "-o", "--output", type=Path, required=True, help="the profile to write; with --launch or --plan a directory"
-    )
+    """All options, and the commands for what was measured."""
+    what = parser.add_mutually_exclusive_group()
+    add = what.add_argument
+    add("--url", action="append", metavar="URL", help="a running server; again for more that share the load")
+    add("--launch", metavar="MODEL", help="start vLLM itself for this model, one configuration after the other")
+    add("--plan", type=Path, metavar="FILE", help="start what a file lists (see docs/profiling.md)")
+    parser.add_argument("-o", "--output", type=Path, help="the profile to write; with --launch or --plan a directory")
     _add_what(parser)
     _add_effort(parser)
     _add_launch(parser)
     parser.set_defaults(run=run)
+    add_tools(parser)
 
 
 def _add_what(parser: argparse.ArgumentParser) -> None:
@@ -117,6 +115,8 @@ def run(args: argparse.Namespace) -> int:
     """Measure. Status 0: complete; 1: nothing could be measured; 3: partial results were written."""
     signal.signal(signal.SIGTERM, _interrupt)  # engines are ended as after Ctrl-C
     try:
+        if not (args.url or args.launch or args.plan) or args.output is None:
+            raise ProfilerError("give -o and one of --url, --launch, --plan; or report, merge, diff (see --help)")
         if args.url:
             return _run_url(args)
         plan = load_plan(args.plan) if args.plan else _make_plan(args)
@@ -150,7 +150,8 @@ def _run_url(args: argparse.Namespace) -> int:
     try:
         with Clients(args.clients or usual_processes(args.client_cpus), args.client_cpus) as clients:
             target = Target(urls, facts.model, tuple(args.gpus) if args.gpus else None)
-            complete = measure(target, settings, journal, clients, make_reporter(_say, facts.model), deadline=deadline)
+            with reporting(settings, [point.spec.name for point in journal.points], facts.model) as report:
+                complete = measure(target, settings, journal, clients, report, deadline=deadline)
     except ProfilerError as error:
         problem = str(error)
         journal.note(stopped=problem)

@@ -24,6 +24,7 @@ GRAPH_TOKENS: Final = 512  # the largest captured graph: steps above it have the
 NAMES: Final = ("alpha", "beta", "gamma", "floorSmall", "floorLarge", "apiLimit")
 _STEPS: Final = 4096  # played for each point: chance in them is then below 1 %
 _SETTLE: Final = 64
+_ENOUGH: Final = 6  # points, so that others can be left out
 _HUBER: Final = 1.5
 _LEAST_NOISE: Final = 0.005  # relative; no gap is known better
 _DROPS: Final = 1.2  # a term that lowers the error by less than this factor is left out
@@ -67,7 +68,9 @@ def fit_steps(
     What they cannot tell stays near `datasheet`, the step times of a roofline for the same engine: a prompt that fills
     every chunk, say, is explained by beta as well as by a floor. A point counts (0.5/0.02)^2 times as much.
     """
-    observations = [o for o in (observe(point, chunk, engines) for point in points) if o is not None]
+    steady = [point for point in points if not point.engine.get("preemptions")]  # else prompts are computed twice
+    chosen = steady if len(steady) >= _ENOUGH else points
+    observations = [o for o in (observe(point, chunk, engines) for point in chosen) if o is not None]
     if len(observations) < 4 or not _tells_apart(observations):
         return None
     active = [True, True, True, True, True, True]

@@ -16,11 +16,15 @@ from shoal.profiler.specs import Kind, Objective
 
 USUAL: Final = 0.93  # of the overloaded throughput: where the knee was in every bracket measured
 FIRST: Final = 0.6  # the first rate that is tried: a point a profile needs anyway
+UPPER: Final = 0.65  # of a bracket (in logarithms): where nothing tells, knees are nearer to saturation than to rest
 ABOVE: Final = 1.075  # step upwards where nothing is known to fail soon
 LOWEST: Final = 0.02  # of the overloaded throughput: an objective not met here is out of reach
 TRIES: Final = 2  # of one step, while the clients are too slow
+_NEAR: Final = 1e-5  # rates are rounded to six digits
 _SAME: Final = 0.01  # rates that differ by less count as one
-_INNER: Final = 0.2  # a secant stays so far (share of the bracket, in logarithms) from its ends
+WIDE: Final = 4.0  # tolerances
+_MIDDLE: Final = 0.35
+_INNER: Final = 0.1  # a secant stays so far (share of the bracket, in logarithms) from its ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,39 +87,57 @@ def next_rate(points: Sequence[Point], objective: Objective, tolerance: float) -
         return FIRST * top if bracket.high > FIRST * top * (1 + _SAME) else FIRST * bracket.high
     if bracket.width <= tolerance:
         return None
-    return _between(points, objective, bracket, top)
+    return _between(points, objective, bracket, top, tolerance)
 
 
-def _between(points: Sequence[Point], objective: Objective, bracket: Bracket, top: float) -> float:
+def _between(points: Sequence[Point], objective: Objective, bracket: Bracket, top: float, tolerance: float) -> float:
     low, high = bracket.low or 0.0, bracket.high
     share = _secant_share(points, objective, low, high)
+    if share is not None and bracket.width > WIDE * tolerance:  # a secant over so much is no more than a hint
+        return float(low * (high / low) ** min(max(share, _MIDDLE), 1 - _MIDDLE))
     if share is not None:
-        return float(low * (high / low) ** share)
+        return _closing_rate(low, high, float(low * (high / low) ** share), tolerance)
     if low * (1 + _SAME) < USUAL * top < high and high > top:
         return USUAL * top
-    return min(low * ABOVE if high > top else high, math.sqrt(low * high))
+    return min(low * ABOVE if high > top else high, float(low * (high / low) ** UPPER))
+
+
+def _closing_rate(low: float, high: float, expected: float, tolerance: float) -> float:
+    """Where to look so that the next two answers close the bracket, if the knee is where it is expected.
+
+    An end that is already near stays one: the other is tried just within the tolerance of it. A rate right at the knee
+    would be answered by chance, and close neither side.
+    """
+    nearly = 1 + tolerance * (1 - _SAME)
+    if high / expected <= nearly and high / nearly > low:
+        return high / nearly
+    if expected / low <= nearly and low * nearly < high:
+        return low * nearly
+    return float(max(expected / (1 + tolerance / 2), low * (high / low) ** _INNER))
 
 
 def _secant_share(points: Sequence[Point], objective: Objective, low: float, high: float) -> float | None:
-    """Where in the bracket the latency reaches its objective, by the two nearest points; None where they do not tell.
+    """Where in the bracket as many requests would be late as may be; None where that cannot be told.
 
-    The logarithm of latency over objective is taken as linear in the logarithm of the rate.
+    The logarithm of the late requests is taken as linear in the logarithm of the rate.
     """
-    known = sorted(
-        (point.spec.rate, ratio)
-        for point in usable(points)
-        if point.spec.rate is not None and point.spec.name != "overload"
-        if (ratio := point.ratio(objective)) is not None
-    )
-    below = [(rate, ratio) for rate, ratio in known if rate <= low * (1 + 1e-6)]
-    at_high = [(rate, ratio) for rate, ratio in known if abs(rate / high - 1) < 1e-6]
-    pair = [*below[-1:], *at_high] if at_high else below[-2:]
-    if len(pair) < 2 or pair[-1][1] <= pair[-2][1] or pair[-1][0] <= pair[-2][0]:
+    ends = [
+        [score for point in usable(points) if (score := _lateness(point, rate, objective)) is not None]
+        for rate in (low, high)
+    ]
+    if not all(ends):
         return None
-    (r0, l0), (r1, l1) = pair[-2:]
-    slope = math.log(l1 / l0) / math.log(r1 / r0)
-    target = r1 * math.exp(-math.log(l1) / slope)
-    share = math.log(target / low) / math.log(high / low)
-    if not at_high and share > 1 - _INNER:
-        return None  # a curve bends upwards: far beyond the last point a secant overshoots
-    return min(max(share, _INNER), 1 - _INNER)
+    below, above = (sum(scores) / len(scores) for scores in ends)
+    if above <= below:
+        return None
+    return min(max(-below / (above - below), _INNER), 1 - _INNER)
+
+
+def _lateness(point: Point, rate: float, objective: Objective) -> float | None:
+    """Logarithm of the late requests over those that may be late, of what was seen of the window until it stopped."""
+    spec = point.spec
+    if not objective.is_set or spec.name == "overload" or spec.rate is None or abs(spec.rate / rate - 1) > _NEAR:
+        return None
+    seen = min(max(point.took - spec.warm_up, 1.0) / spec.seconds, 1.0) if point.stopped else 1.0
+    late = max(point.late_first, point.late_gap) + 0.5
+    return math.log(late / max(seen * point.planned * objective.allowed, 0.5))

@@ -65,9 +65,9 @@ def measure(
 
 def run_step(target: Target, settings: Settings, spec: Spec, clients: Clients, gpus: GpuSampler) -> Point:
     """One step."""
-    job = _make_job(target, settings, spec)
+    job = make_job(target, settings, spec)
     wait_until_idle(target.urls)
-    watcher = _Watcher(settings.objective, spec, job)
+    watcher = Watcher(settings.objective, spec, job)
     epoch, began = time.time(), time.monotonic()
     with EngineSampler(target.urls) as engine:
         records = clients.run(job, watcher.watch)
@@ -81,7 +81,7 @@ def run_step(target: Target, settings: Settings, spec: Spec, clients: Clients, g
         settings.objective,
         began=epoch,
         took=took,
-        planned=_planned(job, spec),
+        planned=planned_requests(job, spec),
         stopped=watcher.stopped,
         most_lag_ms=settings.most_lag_ms,
         drawn=(job.prompts[skipped:], job.outputs[skipped:]),
@@ -136,12 +136,12 @@ def _warm(target: Target, settings: Settings, clients: Clients) -> None:
         raise ProfilerError(f"the server answers no request: {reason}")
 
 
-class _Watcher:
+class Watcher:
     """Ends a step whose fate is certain: more requests of the window are late than the objective allows in all."""
 
     def __init__(self, objective: Objective, spec: Spec, job: Job) -> None:
         self.stopped = False
-        planned = _planned(job, spec) or 0
+        planned = planned_requests(job, spec) or 0
         self._late = objective.allowed * planned if objective.is_set else None
         self._spec = spec
         self._failed = max(20.0, 0.2 * planned)
@@ -156,13 +156,15 @@ class _Watcher:
         return self.stopped
 
 
-def _planned(job: Job, spec: Spec) -> int | None:
+def planned_requests(job: Job, spec: Spec) -> int | None:
+    """Requests due in the window; None where that is not fixed beforehand."""
     if spec.kind is not Kind.OPEN or job.due is None:
         return None
     return int(((job.due >= spec.warm_up) & (job.due < spec.warm_up + spec.seconds)).sum())
 
 
-def _make_job(target: Target, settings: Settings, spec: Spec) -> Job:
+def make_job(target: Target, settings: Settings, spec: Spec) -> Job:
+    """The requests of one step."""
     window_end = spec.warm_up + spec.seconds
     trace, due = _make_requests(settings, spec)
     over = spec.name == "overload" or spec.kind is Kind.CLOSED

@@ -193,7 +193,7 @@ def summarise(
         output_rate=float(records.outputs[ended].sum()) / seconds,
         prompt_rate=float(records.prompts[begun].sum()) / max(stop - since, 1e-3),
         late_first=_late(records.ttft_ms, objective.ttft_ms, counted),
-        late_gap=_late(records.itl_ms, objective.itl_ms, chosen),
+        late_gap=_late(records.itl_ms, objective.itl_ms, chosen & (records.outputs > 1)),
         gap_ms=gap_ms,
         decoding=_decoding(records, since, stop),
         context=_context(prompts, outputs),

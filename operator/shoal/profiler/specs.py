@@ -34,7 +34,7 @@ class Objective:
     @property
     def allowed(self) -> float:
         """Share of the requests that may be late."""
-        return 1 - self.percentile / 100
+        return (100 - self.percentile) / 100
 
     @property
     def is_set(self) -> bool:
