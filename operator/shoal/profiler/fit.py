@@ -29,6 +29,9 @@ _HUBER: Final = 1.5
 _LEAST_NOISE: Final = 0.005  # relative; no gap is known better
 _DROPS: Final = 1.2  # a term that lowers the error by less than this factor is left out
 _GOOD: Final = 0.01  # relative error below which no further term is asked for
+_API: Final = NAMES.index("apiLimit")
+_APPROACHED: Final = 0.9  # of the API limit
+_UNSEEN: Final = 0.002  # relative
 _SMALLEST: Final = 1e-9
 PRIOR_SPREAD: Final = 0.5  # natural logarithm: how far real step times lie from the datasheet's, one standard deviation
 _USUAL_NOISE: Final = 0.02  # relative error of a point, for the weight of the datasheet beside it
@@ -76,11 +79,28 @@ def fit_steps(
     active = [True, True, True, True, True, True]
     best, cost = _solve(observations, active, datasheet)
     for index in (5, 3, 4):  # the simplest model that explains the points as well
+        if _binds_nowhere(observations, best, index):
+            best = np.where(np.arange(len(NAMES)) == index, 0.0, best)
+            active = [on and place != index for place, on in enumerate(active)]
+            continue
         fewer = [on and place != index for place, on in enumerate(active)]
         found, dearer = _solve(observations, fewer, datasheet)
-        if dearer <= max(cost * _DROPS, _GOOD):
+        unproven = index == _API and _is_far_from_limit(observations, best)
+        if unproven or dearer <= max(cost * _DROPS, _GOOD):
             best, cost, active = found, dearer, fewer
     return _make_fit(observations, best, active)
+
+
+def _binds_nowhere(observations: Sequence[Observation], values: Floats, index: int) -> bool:
+    """Whether a floor or limit changes no point: then it is only where the search happened to leave it."""
+    without = np.where(np.arange(len(NAMES)) == index, 0.0, values)
+    return all(abs(predict(without, o) / predict(values, o) - 1) < _UNSEEN for o in observations)
+
+
+def _is_far_from_limit(observations: Sequence[Observation], values: Floats) -> bool:
+    """Whether no point streamed nearly as many tokens as the API limit allows: then it was never seen."""
+    most = max(float(o.decoding.mean()) / o.gap_ms for o in observations)
+    return most * float(values[_API]) < _APPROACHED
 
 
 def observe(point: Point, chunk: int, engines: int) -> Observation | None:
