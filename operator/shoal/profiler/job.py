@@ -42,7 +42,7 @@ from shoal.profiler.profiles import (
     Shape,
     clock_under_load,
     host_name,
-    make_provenance,
+    make_note,
     make_row,
     tool_version,
     with_kv_tokens,
@@ -134,7 +134,7 @@ def summarise(
         row = make_row(measured, fit) if journal.points else None
     except ProfilerError as error:
         row, problem = None, str(error)
-    note = make_provenance([(measured, fit)], "").notes if row is not None else ""
+    note = make_note(measured, fit) if row is not None else ""
     bracket, gpu = measured.bracket, journal.facts.get("gpu") or {}
     return Measurement(
         row=None if row is None else _rounded(row_from_domain(row)),

@@ -243,7 +243,7 @@ def make_row_provenance(measured: Measured, subject: Subject) -> RowProvenance:
         lengths=measured.settings.lengths,
         source=Source.SIMULATED if subject.simulated else Source.MEASURED,
         partial=None if measured.complete else True,
-        notes=_note(measured)[:512],
+        notes=make_note(measured)[:512],
     )
 
 
@@ -282,7 +282,8 @@ def make_provenance(measured: Sequence[Measured], command: str) -> Provenance:
     )
 
 
-def _note(measured: Measured) -> str:
+def make_note(measured: Measured, fit: StepFit | None = None) -> str:
+    """What a reader should know of a row, in words; with the step times, where there is no other place for them."""
     settings, bracket, parts = measured.settings, measured.bracket, []
     objective = settings.objective
     if bracket is not None and bracket.knee is not None and bracket.low is not None:
@@ -296,6 +297,10 @@ def _note(measured: Measured) -> str:
             f"knee {bracket.knee / engines:.4g}/s per engine, between {bracket.low / engines:.4g} and "
             f"{bracket.high / engines:.4g} ({asked}; {settings.horizon:.0f} s after {settings.warm_up:.0f} s);"
         )
+    if fit is not None:
+        errors = (fit.errors["alpha"], fit.errors["beta"], fit.errors["gamma"])
+        known = ", ".join("unknown" if error is None else f"{error:.2g}" for error in errors)
+        parts.append(f"standard errors of alpha, beta, gamma {known}; fit rms {fit.rms:.1%}, worst {fit.worst:.1%};")
     if measured.shape.mps:
         parts.append("with MPS;")
     elif measured.shape.engines_per_gpu > 1:
