@@ -149,6 +149,19 @@ class TestScalingIn:
         assert decision.steps[0].replicas == 1
         assert decision.steps[0].doomed == ("pending", "starting", "hot", "newer", "idle")
 
+    def test_room_for_an_engine_over_two_gpus_is_made_on_one_node(self):
+        """Seven TP1 on two nodes of four: the free GPU helps only beside another one of the same node."""
+        pods = tuple(make_replica(f"r{i}", created=float(i), node=f"h100-{int(i in (0, 1, 2))}") for i in range(7))
+        variant = RunningVariant("v", place(), 7, pods)
+        service = make_service(
+            running=(variant,), load=make_load(50), memory=target(place(tp=2), 3), objective=Objective(95, 500)
+        )
+        profile = make_profile([make_row(10), make_row(25, tp=2)])
+        decision = decide_one(service, [make_pool(gpus=8, per_node=4)], [profile])
+        step = next(step for step in decision.steps if step.variant == "v")
+        assert step.replicas == 6
+        assert step.doomed == ("r2",)
+
     def test_a_pending_replica_does_not_hold_it_up(self):
         pods = tuple(make_replica(f"r{i}") for i in range(2)) + tuple(
             make_replica(f"p{i}", ReplicaPhase.PENDING) for i in range(3)

@@ -236,6 +236,12 @@ class TestMix:
         memory = replace(memory_of(2), mix_wanted_since=NOW - 10, last_mix_change_at=NOW - 300)
         assert shape(self.decide(memory=memory)) == {("h100", 1, 1): 2}
 
+    @pytest.mark.parametrize(("ago", "moved"), [(130, False), (1800, True), (None, True)])
+    def test_only_when_the_last_move_lies_back_as_long_as_the_saving_needs(self, ago, moved):
+        """Two H100 at 3 an hour become four L40S at 1: 2 saved an hour; four start and drain for 150 s, 0.17 in all."""
+        memory = replace(memory_of(2), mix_wanted_since=NOW - 10, last_move_at=None if ago is None else NOW - ago)
+        assert (("l40s", 1, 1) in shape(self.decide(memory=memory))) is moved
+
     def test_an_estimate_never_changes_type(self):
         service = running_with(2, 16, memory=replace(memory_of(2), mix_wanted_since=NOW - 10), pools=("h100", "l40s"))
         cheap = replace(self.pools[1], price_per_gpu_hour=0.01)

@@ -130,8 +130,11 @@ def next_steps(
     if blocked:
         blocked = not _swap(parts, room, load, least)
     _give_up_excess(parts, excess_gpus)
+    together = any(part.desired < part.wanted and part.size > 1 for part in parts)
     steps = [
-        _step(part, fleets) for part in parts if part.desired or part.live or (part.variant and part.variant.desired)
+        _step(part, fleets, together)
+        for part in parts
+        if part.desired or part.live or (part.variant and part.variant.desired)
     ]
     return Rollout(tuple(steps), blocked)
 
@@ -273,21 +276,27 @@ def _give_up_excess(parts: Sequence[_Part], excess_gpus: int) -> None:
             leaving += part.size
 
 
-def _step(part: _Part, fleets: Fleets) -> Step:
+def _step(part: _Part, fleets: Fleets, together: bool) -> Step:
     name = part.variant.name if part.variant else None
-    return Step(part.placement, part.desired, name, _doomed(part, fleets))
+    return Step(part.placement, part.desired, name, _doomed(part, fleets, together))
 
 
-def _doomed(part: _Part, fleets: Fleets) -> tuple[str, ...]:
-    """Replicas to give up: those that do not serve, then hot, idle and newest ones."""
+def _doomed(part: _Part, fleets: Fleets, together: bool) -> tuple[str, ...]:
+    """Replicas to give up: those that do not serve, then hot, idle and newest ones.
+
+    `together`: an engine over several GPUs waits for room; GPUs freed on different nodes would not help it, so the
+    emptiest node goes on being emptied.
+    """
     if part.variant is None:
         return ()
     fleet = fleets.get(part.placement)
+    beside = Counter(r.node for r in part.variant.replicas if r.phase is not ReplicaPhase.DRAINING)
 
     def rank(replica: Replica) -> tuple[object, ...]:
         speed = derating_of(fleet.option, replica) if fleet else 1.0
         queue = replica.queue_seconds if replica.queue_seconds is not None else 0.0
-        return (_GIVEN_UP_FIRST.index(replica.phase), speed, queue, -replica.created_at, replica.name)
+        neighbours = beside[replica.node] if together else 0
+        return (_GIVEN_UP_FIRST.index(replica.phase), speed, neighbours, queue, -replica.created_at, replica.name)
 
     alive = sorted((r for r in part.variant.replicas if r.phase is not ReplicaPhase.DRAINING), key=rank)
     return tuple(replica.name for replica in alive[: max(0, len(alive) - part.desired)])

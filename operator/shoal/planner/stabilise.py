@@ -23,8 +23,8 @@ takes one at least. With H the largest 1/h and h0 = (1 - e)/(1 + e), moves are a
 the last term is ceil(2*e*lam0/(h*C)). tests/planner/test_stabilise.py tries every sequence an adversary has: the
 graph of all moves that some estimate allows has no cycle, and its longest path is within the bound.
 
-A change of mix needs a saving over an hour that exceeds what both variants cost while they overlap, in three successive
-plans (ten seconds), with no move in flight.
+A change of mix needs a saving that exceeds what both variants cost while they overlap, in three successive plans (ten
+seconds), with no move in flight. The saving counts for as long as the last move lies back, an hour at most.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from shoal.domain.plan import Demand
 from shoal.domain.reasons import HoldReason
 from shoal.domain.service import Memory
 from shoal.planner.bounds import cost_frontier
-from shoal.planner.candidates import move_cost
+from shoal.planner.candidates import HORIZON_SECONDS, move_cost
 from shoal.planner.demand import WINDOW_SECONDS, rate_now, uncertainty
 from shoal.planner.frontier import Offer
 from shoal.planner.ledger import Room
@@ -279,7 +279,7 @@ def _better_mix(situation: Situation, demand: Demand, choice: Choice) -> Choice:
     saving = kept.cost - ideal.cost
     if saving <= 0 or ideal.counts == choice.counts:
         return choice
-    if saving <= LEAST_SAVING * kept.cost or saving <= _overlap_cost(situation, choice, ideal):
+    if saving <= LEAST_SAVING * kept.cost or saving * _lasting(situation) <= _overlap_cost(situation, choice, ideal):
         return replace(choice, cheaper=ideal)
     since = situation.memory.mix_wanted_since
     waiting = replace(choice, cheaper=ideal, mix_wanted_since=situation.now if since is None else since)
@@ -300,6 +300,16 @@ def _move_mix(situation: Situation, waiting: Choice, ideal: Sized) -> Choice:
     if not situation.may_move:
         return replace(waiting, hold=HoldReason.MOVES_LIMITED)
     return Choice(ideal.counts, Change.MIX, enough=True, cheaper=ideal, kept=waiting.counts)
+
+
+def _lasting(situation: Situation) -> float:
+    """How long the saving may be expected, as a share of the horizon: as long again as the last move lies back.
+
+    Whoever pays for a move only when staying has cost as much never pays twice what the best hindsight would have, as
+    with the rent of skis; and a step of the rate, which may go as it came, does not change the mix in its middle.
+    """
+    last = situation.memory.last_move_at
+    return 1.0 if last is None else min(1.0, max(0.0, situation.now - last) / HORIZON_SECONDS)
 
 
 def _can_arrive(situation: Situation, choice: Choice, ideal: Sized) -> bool:
