@@ -18,6 +18,7 @@ STEPS: Final = 80
 PATIENCE: Final = 6  # steps without a better bound after which the step is halved
 CLOSE_ENOUGH: Final = 2e-4  # relative gap at which prices are good enough
 ROUNDS: Final = 12  # of repair, and of improvement: each looks at all plans once
+MOST_CHANGES: Final = 4  # plans looked at in a round, for each service on average
 REPAIR_AT: Final = (0, 3, 10, 25, 45)  # steps at which a choice is made to fit, besides the last
 
 
@@ -103,14 +104,16 @@ def improve(problem: Problem, plans: Indices) -> Indices:
 
 
 def _take_in_order(problem: Problem, plans: Indices, load: Floats, merit: Floats, *, only_saving: bool) -> bool:
-    """Change services to their plan of least merit, the least first, where that helps; whether anything changed."""
-    best = merit.argmin(axis=1)
-    least = merit[np.arange(problem.services), best]
-    order = np.flatnonzero(np.isfinite(least))
-    order = order[np.argsort(least[order], kind="stable")]
+    """Change each service's plan at most once, least merit first, where that helps; whether anything changed."""
+    flat = merit.ravel()
+    order = np.flatnonzero(np.isfinite(flat))
+    order = order[np.argsort(flat[order], kind="stable")][: MOST_CHANGES * problem.services]
+    done: set[int] = set()
     changed = False
-    for service in order:
-        plan = best[service]
+    for place in order:
+        service, plan = divmod(int(place), problem.costs.shape[1])
+        if service in done:
+            continue
         after = load - problem.uses[service, plans[service]] + problem.uses[service, plan]
         over = np.maximum(after - problem.capacity, 0.0).sum()
         before = np.maximum(load - problem.capacity, 0.0).sum()
@@ -118,6 +121,7 @@ def _take_in_order(problem: Problem, plans: Indices, load: Floats, merit: Floats
             continue
         load[:] = after
         plans[service] = plan
+        done.add(service)
         changed = True
         if not only_saving and over <= SLACK:
             break
