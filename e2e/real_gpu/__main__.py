@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -32,6 +33,8 @@ SIMULATED = ("NVIDIA-H100-80GB-HBM3", 2, 80)
 
 def main() -> int:
     """Play; return an exit status."""
+    # Ended from outside (a lent machine's time is over): the logs are kept all the same.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))
     options = _parse()
     journal = Journal(options.out)
     try:
@@ -40,7 +43,7 @@ def main() -> int:
         node = make_node(accelerator, gpus, memory, simulated=options.rehearse)
         config = Config(
             nodes=(node,),
-            images={} if options.rehearse else {"vllm-openai": VLLM},
+            images={} if options.rehearse else {"vllm-openai": _vllm_command(options.vllm_path)},
             image_volumes={WEIGHTS: str(options.models / WEIGHTS)},
             environment=() if options.rehearse else INHERITED,
         )
@@ -67,12 +70,17 @@ def _parse() -> argparse.Namespace:
     add = parser.add_argument
     add("--profile", type=Path, required=True, help="ModelProfile of Qwen2.5-7B on this GPU")
     add("--models", type=Path, default=Path("/tmp/models"), help=f"directory that holds {WEIGHTS}/config.json")
+    add("--vllm-path", help="PYTHONPATH of the engines alone, where vLLM's packages lie apart from Shoal's")
     add("--out", type=Path, required=True, help="directory for the timeline, the summary and the logs")
     add("--rehearse", action="store_true", help="simulated engines and GPUs instead of this machine's")
     add("--ttft-ms", type=float, default=1000.0)
     add("--itl-ms", type=float, default=30.0)
     add("--schedule", type=json.loads, default=[[40, 15], [180, 55], [60, 10]], help="[[seconds, requests/s], ...]")
     return parser.parse_args()
+
+
+def _vllm_command(path: str | None) -> tuple[str, ...]:
+    return VLLM if path is None else ("env", f"PYTHONPATH={path}", *VLLM)
 
 
 def _wish(options: argparse.Namespace) -> Wish:

@@ -154,7 +154,10 @@ def _look(cluster: DevCluster, journal: Journal, read_gpus: ReadGpus) -> None:
         journal.note(error=str(error))
         return
     journal.note(
-        conditions={entry["type"]: [entry["status"], entry["reason"]] for entry in status.get("conditions", ())},
+        conditions={
+            entry["type"]: [entry["status"], entry["reason"], entry.get("message", "")]
+            for entry in status.get("conditions", ())
+        },
         plan=status.get("plan", {}).get("summary"),
         message=status.get("plan", {}).get("reason"),
         replicas=status.get("replicas"),
