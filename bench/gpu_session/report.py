@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bench.gpu_session.make_profiles import fitted_row, subject_of
 from bench.gpu_session.results import RESULTS, Result, read_session
+from shoal.domain.plan import Capacity
 from shoal.domain.reasons import ProfileState
 from shoal.domain.service import Objective
 from shoal.planner.capacity import Basis, rate_row
@@ -52,30 +53,35 @@ def row(result: Result) -> str:
     )
 
 
-def prediction(base: Result, other: Result) -> str:
-    """One line: the saturation at another mix as the planner has it from the base's profile, and as it was."""
-    row = fitted_row(subject_of(base), base)
-    measured = other.measured
-    if row is None or measured.saturation is None:
-        return f"| {other.job.name} | - | - | - |"
+def foretell(base: Result, other: Result) -> Capacity | None:
+    """What the planner has for another mix from the base's profile."""
+    row, settings = fitted_row(subject_of(base), base), other.measured.settings
+    if row is None:
+        return None
     basis = Basis(
         row=row,
         state=ProfileState.MEASURED,
         profile=None,
         clock_mhz=None,
-        lengths=parse_lengths(measured.settings.lengths).mix(measured.settings.longest),
+        lengths=parse_lengths(settings.lengths).mix(settings.longest),
         objective=Objective(95, 500.0, 50.0),
         kv_cache_tokens=row.kv_cache_tokens,
     )
     rating = rate_row(basis)
-    if rating is None:
-        return f"| {other.job.name} | - | {measured.saturation:.1f} | - |"
-    predicted, top = rating.capacity.overload_rate, best(other)
+    return None if rating is None else rating.capacity
+
+
+def prediction(base: Result, other: Result) -> str:
+    """One line: the saturation at another mix as it was foretold, and as it was."""
+    capacity, saturation = foretell(base, other), other.measured.saturation
+    if capacity is None or saturation is None:
+        return f"| {other.job.name} | - | - | - | - | - |"
+    top = best(other)
     seen = f"{top.spec.rate or 0.0:.1f}" if top else "-"
-    error = predicted / measured.saturation - 1
+    error = capacity.overload_rate / saturation - 1
     return (
-        f"| {other.job.name} | {predicted:.1f} | {measured.saturation:.1f} | {error:+.0%} | "
-        f"{rating.capacity.rate:.1f} | {seen} |"
+        f"| {other.job.name} | {capacity.overload_rate:.1f} | {saturation:.1f} | {error:+.0%} | "
+        f"{capacity.rate:.1f} | {seen} |"
     )
 
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from bench.gpu_session.make_profiles import fitted_row, make_profiles, subject_of
+from bench.gpu_session.make_profiles import make_profiles
+from bench.gpu_session.report import foretell
 from bench.gpu_session.results import RESULTS, Result, read_session
 from bench.real_engine.make_profiles import OUT
 from shoal.api.convert import profile_to_domain
 from shoal.api.load import load_text
 from shoal.api.model_profile import ModelProfile
 from shoal.domain.profile import Source
-from shoal.domain.reasons import ProfileState
-from shoal.domain.service import Objective
-from shoal.planner.capacity import Basis, rate_row
-from shoal.profiler.lengths import parse_lengths
 
 FILES = dict(make_profiles())
 RUNS = {result.job.name: result for result in read_session(RESULTS / "h200-2026-11-28")}
@@ -40,25 +37,12 @@ def test_every_planned_job_has_a_journal() -> None:
 @pytest.mark.parametrize("other", MIXES, ids=lambda result: result.job.name)
 def test_saturation_at_other_mixes_is_foretold_within_fifteen_percent(other: Result) -> None:
     """Of real vLLM. The fit was improved while looking at these runs, so this holds it; it is no blind test."""
-    base = RUNS[other.job.after or ""]
-    row = fitted_row(subject_of(base), base)
-    assert row is not None
-    measured = other.measured
-    assert measured.saturation is not None
-    basis = Basis(
-        row=row,
-        state=ProfileState.MEASURED,
-        profile=None,
-        clock_mhz=None,
-        lengths=parse_lengths(measured.settings.lengths).mix(measured.settings.longest),
-        objective=Objective(95, 500.0, 50.0),
-        kv_cache_tokens=row.kv_cache_tokens,
-    )
-    rating = rate_row(basis)
-    assert rating is not None
-    assert rating.capacity.overload_rate == pytest.approx(measured.saturation, rel=0.15)
+    saturation, foretold = other.measured.saturation, foretell(RUNS[other.job.after or ""], other)
+    assert saturation is not None
+    assert foretold is not None
+    assert foretold.overload_rate == pytest.approx(saturation, rel=0.15)
     # What is planned for, with its margin, lies below what was seen to saturate.
-    assert rating.capacity.rate < measured.saturation
+    assert foretold.rate < saturation
 
 
 def test_starved_of_kv_two_gpus_together_beat_two_alone() -> None:
