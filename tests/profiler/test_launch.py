@@ -22,7 +22,7 @@ def write_plan(tmp_path: Path, *configurations: dict[str, object], budget: float
     plan = {
         "engine": {
             "command": [sys.executable, "-m", "shoal.sim.server"],
-            "args": ["--max-model-len", "1024"],
+            "args": ["--max-model-len", "2048"],
             "env": sim_environment(tmp_path),
         },
         "accelerator": "NVIDIA-L40S",
@@ -50,7 +50,7 @@ def launch(plan: Path, out: Path) -> int:
 def test_engines_are_started_measured_and_ended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small = {"engines": 2, "max_num_seqs": 4, "max_num_batched_tokens": 512, "kv": "32MiB"}
     hopeless = {"max_num_seqs": 4, "kv": "1MiB"}  # one context does not fit
-    plan, out = write_plan(tmp_path, hopeless, small, budget=0.8), tmp_path / "out"
+    plan, out = write_plan(tmp_path, hopeless, small, budget=0.5), tmp_path / "out"
     launch(plan, out)
     summary = json.loads((out / "summary.json").read_text())
     states = {name.partition("-kv")[0]: outcome["state"] for name, outcome in summary.items()}
@@ -77,4 +77,4 @@ def test_the_command_line_of_an_engine(tmp_path: Path) -> None:
     assert f"--model {MODEL} --served-model-name m --host 127.0.0.1 --port 8101" in text
     assert "--kv-cache-memory-bytes 2147483648" in text
     assert "--gpu-memory-utilization 0.225" in text
-    assert text.endswith("--max-model-len 1024 --seed 8101")
+    assert text.endswith("--max-model-len 2048 --seed 8101")

@@ -100,7 +100,7 @@ class Point:
         Requests that end in a short window are not the typical ones; the law holds for all that run.
         """
         later = self.engine.get("outputRate", 0.0) - self.finished_rate  # each answer's first token ends no gap
-        if later > 0 and self.decoding:
+        if later > 0 and self.decoding and self.spec.name != "idle":  # alone, each gap is a step
             return 1000 * self.decoding / later
         return self.gap_ms
 
