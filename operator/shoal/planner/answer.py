@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 from shoal.domain.configuration import Placement
 from shoal.domain.plan import (
@@ -28,6 +29,7 @@ from shoal.planner import explain
 from shoal.planner.assess import Assessment
 from shoal.planner.curves import KNEE
 from shoal.planner.explain import Holding
+from shoal.planner.frontier import Offer
 from shoal.planner.ledger import UNBOUNDED, PoolRoom, Room, padded_size
 from shoal.planner.rollout import Rollout
 from shoal.planner.sizing import size, total_cost, total_gpus, total_rate
@@ -55,7 +57,7 @@ class Outcome:
         found = [h for name in self.assessment.pools for h in self.holders.get(name, ()) if h.priority > own]
         return sorted(found, key=lambda h: (-h.priority, -h.gpus, h.service))
 
-    @property
+    @cached_property
     def carried(self) -> float:
         """Requests per second the target carries within the objective."""
         fleets = self.assessment.fleets
@@ -212,32 +214,55 @@ def _explanation(outcome: Outcome, message: str) -> Explanation:
     )
 
 
-def _not_taken(outcome: Outcome) -> list[RejectedOption]:
+def _not_taken(outcome: Outcome) -> tuple[RejectedOption, ...]:
     """Options that could serve and are not in the plan, each with its reason."""
-    assessment, choice = outcome.assessment, outcome.choice
+    assessment, counts, cheaper = outcome.assessment, outcome.choice.counts, outcome.choice.cheaper
+    fleets, room = assessment.fleets, outcome.room
     rate = (assessment.demand or NO_DEMAND).forecast
-    chosen = total_cost({p: n for p, n in choice.counts.items() if p in assessment.fleets}, assessment.fleets)
-    cheaper = choice.cheaper.counts if choice.cheaper else {}
+    chosen = total_cost({p: n for p, n in counts.items() if p in fleets}, fleets)
+    return _reasons(
+        assessment.offer,
+        tuple(placement for placement, count in counts.items() if count),
+        tuple(max(fleet.need(rate), assessment.least) for fleet in fleets.values()),
+        (frozenset(room.pools), room.full()),
+        (f"{rate:.3g}", f"{chosen:.4g}"),
+        (tuple(cheaper.counts.items()), f"{cheaper.cost:.4g}") if cheaper else None,
+    )
+
+
+@lru_cache(maxsize=4096)
+def _reasons(
+    offer: Offer,
+    taken: tuple[Placement, ...],
+    needs: tuple[int, ...],
+    room: tuple[frozenset[str], frozenset[tuple[str, int]]],
+    numbers: tuple[str, str],
+    cheaper: tuple[tuple[tuple[Placement, int], ...], str] | None,
+) -> tuple[RejectedOption, ...]:
+    """Why not the options that are not `taken`; remembered, as a rate that wanders within its last digit changes none.
+
+    `needs`: replicas of each option for the demand; `room`: pools there are, and sizes of which none is left in them;
+    `numbers`: the demand and the plan's price as they are told; `cheaper`: a mix that would cost less, and its price.
+    """
+    (pools, full), (asked, plan) = room, numbers
+    mix, saved = (dict(cheaper[0]), cheaper[1]) if cheaper else ({}, "")
     rejected = []
-    asked, plan = f"{rate:.3g}", f"{chosen:.4g}"
-    full = outcome.room.full()
-    for placement, fleet in assessment.fleets.items():
-        if choice.counts.get(placement):
+    for option, need in zip(offer.options, needs, strict=True):
+        placement = option.placement
+        if placement in taken:
             continue
-        option = fleet.option
-        if (placement.pool, padded_size(option.gpus)) in full or placement.pool not in outcome.room.pools:
+        if (placement.pool, padded_size(option.gpus)) in full or placement.pool not in pools:
             verdict = Rejection.NO_STOCK, "no GPU is left for it"
-        elif placement in cheaper and choice.cheaper:
+        elif placement in mix:
             verdict = (
                 Rejection.MOVE_NOT_WORTH_IT,
-                f"{explain.describe(cheaper)} would cost {choice.cheaper.cost:.4g}/h against {chosen:.4g}/h; the "
-                "saving must outweigh the move, in three successive plans",
+                f"{explain.describe(mix)} would cost {saved}/h against {plan}/h; the saving must outweigh the move, in "
+                "three successive plans",
             )
         else:
-            need = max(fleet.need(rate), assessment.least)
             verdict = Rejection.COSTLIER, explain.explain_costlier(need, option.cost * need, asked, plan)
         rejected.append(RejectedOption(placement, *verdict))
-    return rejected
+    return tuple(rejected)
 
 
 def _moved(outcome: Outcome) -> bool:

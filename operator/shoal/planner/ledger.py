@@ -88,12 +88,12 @@ class Room:
 
     def full(self) -> frozenset[tuple[str, int]]:
         """Sizes of replicas (pool, GPUs) of which not even one fits, of the sizes that are accounted for."""
-        return frozenset(
-            (name, size)
-            for name, room in self.pools.items()
-            for size, groups in zip(GROUPS, room.groups, strict=True)
-            if groups < 1 or size > self.limit or size > room.gpus
-        )
+        full: list[tuple[str, int]] = []
+        for name, room in self.pools.items():
+            most = min(self.limit, room.gpus)
+            if most < GROUPS[-1] or min(room.groups) < 1:
+                full += [(name, g) for g, free in zip(GROUPS, room.groups, strict=True) if free < 1 or g > most]
+        return frozenset(full)
 
     def beside(self, taken: Mapping[Placement, int]) -> Room:
         """What is left of this room beside these replicas."""
