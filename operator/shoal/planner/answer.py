@@ -226,7 +226,7 @@ def _not_taken(outcome: Outcome) -> tuple[RejectedOption, ...]:
         tuple(max(fleet.need(rate), assessment.least) for fleet in fleets.values()),
         (frozenset(room.pools), room.full()),
         (f"{rate:.3g}", f"{chosen:.4g}"),
-        (tuple(cheaper.counts.items()), f"{cheaper.cost:.4g}") if cheaper else None,
+        cheaper=(tuple(cheaper.counts.items()), f"{cheaper.cost:.4g}") if cheaper else None,
     )
 
 
@@ -237,6 +237,7 @@ def _reasons(
     needs: tuple[int, ...],
     room: tuple[frozenset[str], frozenset[tuple[str, int]]],
     numbers: tuple[str, str],
+    *,
     cheaper: tuple[tuple[tuple[Placement, int], ...], str] | None,
 ) -> tuple[RejectedOption, ...]:
     """Why not the options that are not `taken`; remembered, as a rate that wanders within its last digit changes none.
