@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 
 from shoal.domain.configuration import Placement
@@ -133,6 +134,7 @@ class _PoolBook:
     groups: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
     used: int = 0
     by_namespace: Counter[str] = field(default_factory=Counter)
+    rooms: dict[str, PoolRoom] = field(default_factory=dict)  # namespace -> what is left, until something changes
 
 
 class Ledger:
@@ -142,26 +144,28 @@ class Ledger:
         """`held`: GPUs that services have now, by pool; in an unreadable pool they keep these and get no more."""
         self._books = {pool.name: self._open(pool) for pool in pools}
         self._held = dict(held or {})
-        self._uses: dict[ServiceKey, Counter[Use]] = {}
+        self._uses: dict[ServiceKey, dict[Use, int]] = {}
 
     @staticmethod
     def _open(pool: Pool) -> _PoolBook:
         book = _PoolBook(pool)
         for node in pool.stock.nodes if pool.stock else ():
             book.islands[node.node] = book.islands.get(node.node, 0) + max(0, node.usable)
-        totals = [*(_island_groups(pool, free) for free in book.islands.values()), _groups_to_come(pool)]
+        totals = [*(_island_groups(pool.island_size, free) for free in book.islands.values()), _groups_to_come(pool)]
         book.groups = [sum(column) for column in zip(*totals, strict=True)]
         return book
 
     def reserve(self, key: ServiceKey, uses: Mapping[Use, int]) -> None:
         """Write down everything a service holds, in place of what was written before."""
-        self._book(key, self._uses.pop(key, Counter()), -1)
-        self._uses[key] = Counter({use: count for use, count in uses.items() if count > 0})
-        self._book(key, self._uses[key], +1)
+        before, after = self._uses.get(key, {}), {use: count for use, count in uses.items() if count > 0}
+        if before != after:
+            self._book(key, before, -1)
+            self._book(key, after, +1)
+        self._uses[key] = after
 
     def uses(self, key: ServiceKey) -> Mapping[Use, int]:
         """What is written down for a service."""
-        return self._uses.get(key, Counter())
+        return self._uses.get(key, {})
 
     def held(self, key: ServiceKey) -> int:
         """GPUs written down for a service."""
@@ -195,17 +199,20 @@ class Ledger:
 
     def room(self, key: ServiceKey, pools: Iterable[str], *, limit: int | None, beside_own: bool) -> Room:
         """What a service may hold in all, or (`beside_own`) take in addition to what is written down for it."""
-        own = dict(self._uses.get(key, Counter()))
-        if not beside_own:
-            self._book(key, own, -1)
+        own = {} if beside_own else self._uses.get(key, {})
+        kept = {name: self._books[name].rooms for name in {use.pool for use in own} if name in self._books}
+        self._book(key, own, -1)
         bound = UNBOUNDED if limit is None else limit - (self.held(key) if beside_own else 0)
         rooms = {name: self._pool_room(self._books[name], key, beside_own) for name in pools if name in self._books}
-        if not beside_own:
-            self._book(key, own, +1)
+        self._book(key, own, +1)
+        for name, others in kept.items():  # all is as it was
+            self._books[name].rooms = others
         return Room(rooms, max(0, bound))
 
     def _pool_room(self, book: _PoolBook, key: ServiceKey, beside_own: bool) -> PoolRoom:
-        pool = book.pool
+        pool, known = book.pool, book.rooms.get(key.namespace)
+        if known is not None:
+            return known
         quota = _quota(pool, key.namespace)
         quota_left = UNBOUNDED if quota is None else quota - book.by_namespace[key.namespace]
         limit_left = UNBOUNDED if pool.max_gpus is None else pool.max_gpus - book.used
@@ -215,13 +222,16 @@ class Ledger:
         floating = groups_taken(book.floating)
         one, two, four, eight = (max(0, free - busy) for free, busy in zip(book.groups, floating, strict=True))
         stock = book.groups[0] - sum(size * count for size, count in book.floating.items())
-        return PoolRoom(max(0, stock), limit_left, quota_left, (one, two, four, eight))
+        room = PoolRoom(max(0, stock), limit_left, quota_left, (one, two, four, eight))
+        book.rooms[key.namespace] = room
+        return room
 
     def _book(self, key: ServiceKey, uses: Mapping[Use, int], sign: int) -> None:
         for use, count in uses.items():
             book = self._books.get(use.pool)
             if book is None:
                 continue
+            book.rooms = {}
             book.used += sign * use.gpus * count
             book.by_namespace[key.namespace] += sign * use.gpus * count
             if use.node in book.islands and use.node is not None:
@@ -231,9 +241,9 @@ class Ledger:
 
     @staticmethod
     def _pin(book: _PoolBook, node: str, gpus: int) -> None:
-        before = _island_groups(book.pool, max(0, book.islands[node] - book.pinned[node]))
+        before = _island_groups(book.pool.island_size, max(0, book.islands[node] - book.pinned[node]))
         book.pinned[node] += gpus
-        after = _island_groups(book.pool, max(0, book.islands[node] - book.pinned[node]))
+        after = _island_groups(book.pool.island_size, max(0, book.islands[node] - book.pinned[node]))
         book.groups = [total + new - old for total, new, old in zip(book.groups, after, before, strict=True)]
 
 
@@ -241,9 +251,10 @@ def _quota(pool: Pool, namespace: str) -> int | None:
     return next((a.gpu_quota for a in pool.admissions if a.namespace == namespace), None)
 
 
-def _island_groups(pool: Pool, free: int) -> Groups:
+@lru_cache(maxsize=1024)
+def _island_groups(island: int | None, free: int) -> Groups:
     """Groups of 1, 2, 4, 8 GPUs that `free` GPUs of a node can form, its islands filled one after the other."""
-    size = pool.island_size or max(free, 1)
+    size = island or max(free, 1)
     whole, rest = divmod(free, size)
     one, two, four, eight = (whole * (size // group) + rest // group for group in GROUPS)
     return one, two, four, eight
@@ -254,7 +265,7 @@ def _groups_to_come(pool: Pool) -> Groups:
     if pool.stock is None or pool.max_gpus is None:
         return NO_GROUPS
     whole, rest = divmod(max(0, pool.max_gpus - pool.stock.existing), node_size(pool))
-    full, last = _island_groups(pool, node_size(pool)), _island_groups(pool, rest)
+    full, last = _island_groups(pool.island_size, node_size(pool)), _island_groups(pool.island_size, rest)
     one, two, four, eight = (whole * each + more for each, more in zip(full, last, strict=True))
     return one, two, four, eight
 
