@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Final
 
 from shoal.domain.configuration import Configuration, Placement
@@ -19,7 +20,7 @@ from shoal.domain.snapshot import Snapshot
 from shoal.planner.checks import Needs
 from shoal.planner.demand import declared_demand, is_fresh, observed_demand
 from shoal.planner.estimate import DEFAULT_MAX_NUM_BATCHED_TOKENS, DEFAULT_MAX_NUM_SEQS
-from shoal.planner.frontier import BarePool, Offer, Option, intern_bare, make_bare, make_offer
+from shoal.planner.frontier import BarePool, Offer, Option, Same, intern_bare, make_bare, make_key, make_offer
 from shoal.planner.learning import applicable
 from shoal.planner.ledger import Ledger
 from shoal.planner.lengths import lengths_for
@@ -41,8 +42,8 @@ class World:
 
     snapshot: Snapshot
     pools: Mapping[str, Pool]
-    profiles: Mapping[str, tuple[Profile, ...]]  # by model
-    bare: Mapping[str, BarePool]
+    profiles: Mapping[tuple[str, str], tuple[Same[Profile], ...]]  # by namespace and model
+    bare: Mapping[str, Same[BarePool]]
 
     @property
     def now(self) -> float:
@@ -80,7 +81,7 @@ class Assessment:
         """Whether engines are, right now, much slower than what is planned with."""
         return any(is_slower(residual) for residual in self.residuals)
 
-    @property
+    @cached_property
     def moving(self) -> bool:
         """Whether what runs is not yet what was decided."""
         return not is_arrived(self.service.running, self.present)
@@ -98,14 +99,14 @@ class Assessment:
 
 def make_world(snapshot: Snapshot) -> World:
     """Index a snapshot by pool and model."""
-    profiles: dict[str, list[Profile]] = {}
+    profiles: dict[tuple[str, str], list[Same[Profile]]] = {}
     for profile in snapshot.profiles:
-        profiles.setdefault(profile.model, []).append(profile)
+        profiles.setdefault((profile.namespace, profile.model), []).append(make_key(profile))
     return World(
         snapshot,
         {pool.name: pool for pool in snapshot.pools},
-        {model: tuple(found) for model, found in profiles.items()},
-        {pool.name: intern_bare(make_bare(pool, snapshot.energy_price_per_kwh)) for pool in snapshot.pools},
+        {key: tuple(found) for key, found in profiles.items()},
+        {pool.name: make_key(intern_bare(make_bare(pool, snapshot.energy_price_per_kwh))) for pool in snapshot.pools},
     )
 
 
@@ -257,14 +258,17 @@ def _objective(service: Service) -> Objective:
 
 def _offer(needs: Needs, service: Service, world: World, present: Counts, pools: Sequence[str]) -> Offer:
     """What the pools offer. What runs, is decided, or is asked for by hand may go on with an estimate."""
+    running: dict[str, set[Configuration]] = {}
+    for placement in present:
+        running.setdefault(placement.pool, set()).add(placement.configuration)
     kept = []
     for name in pools:
-        own = {placement.configuration for placement in present if placement.pool == name}
+        own = running.get(name, set())
         manual = _manual(service, world.pools[name].accelerator)
         if manual is not None:
             own.add(manual)
         kept.append(tuple(sorted(own)))
-    return make_offer(needs, tuple(kept), [world.bare[name] for name in pools], _profiles(service, world))
+    return make_offer(needs, tuple(kept), tuple(world.bare[name] for name in pools), _profiles(service, world))
 
 
 def _manual(service: Service, accelerator: str) -> Configuration | None:
@@ -277,11 +281,11 @@ def _manual(service: Service, accelerator: str) -> Configuration | None:
     return Configuration(accelerator, tensor, engines, DEFAULT_MAX_NUM_SEQS, DEFAULT_MAX_NUM_BATCHED_TOKENS)
 
 
-def _profiles(service: Service, world: World) -> tuple[Profile, ...]:
+def _profiles(service: Service, world: World) -> tuple[Same[Profile], ...]:
     """Profiles of the model: of the service's own namespace, then of the operator's; never of anybody else's."""
-    found = world.profiles.get(service.model, ())
-    namespaces = dict.fromkeys((service.key.namespace, world.snapshot.operator_namespace))
-    return tuple(profile for namespace in namespaces for profile in found if profile.namespace == namespace)
+    own, shared = service.key.namespace, world.snapshot.operator_namespace
+    found = world.profiles.get((shared, service.model), ())
+    return found if own == shared else world.profiles.get((own, service.model), ()) + found
 
 
 def _fleets(service: Service, offer: Offer) -> dict[Placement, Fleet]:

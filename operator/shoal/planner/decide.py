@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from shoal.domain.configuration import Placement
 from shoal.domain.plan import Decision, PlanSet
 from shoal.domain.service import Mode, Service, ServiceKey
 from shoal.domain.snapshot import Snapshot
@@ -42,6 +43,8 @@ def _roll_out_all(
     assessments: list[Assessment], choices: Mapping[ServiceKey, Choice], world: World
 ) -> dict[ServiceKey, Rollout]:
     """Steps of all services, from the GPUs that nobody holds at this instant."""
+    if all(_is_still(assessment, choices[assessment.service.key].counts, world) for assessment in assessments):
+        return {a.service.key: Rollout(standing_still(a.service.running)) for a in assessments}
     ledger = Ledger(world.pools.values())
     rollouts: dict[ServiceKey, Rollout] = {}
     for assessment in assessments:
@@ -49,7 +52,7 @@ def _roll_out_all(
     for assessment in assessments:
         service = assessment.service
         counts = choices[service.key].counts
-        if keeps_still(assessment) or (not counts and not _is_emptied(service)):
+        if _is_still(assessment, counts, world):
             rollouts[service.key] = Rollout(standing_still(service.running))
             continue
         excess = _excess(ledger, assessment, world)
@@ -70,6 +73,19 @@ def _roll_out_all(
         rollouts[service.key] = rollout
         ledger.reserve(service.key, peak_uses(service.running, rollout.steps))
     return rollouts
+
+
+def _is_still(assessment: Assessment, counts: Mapping[Placement, int], world: World) -> bool:
+    """Whether there is no step to take, whoever holds what: neither a limit nor a quota could ask for one."""
+    service = assessment.service
+    if keeps_still(assessment) or (not counts and not _is_emptied(service)):
+        return True
+    bounded = service.limits.max_gpus is not None or any(
+        admission.namespace == service.key.namespace and admission.gpu_quota is not None
+        for name in assessment.pools
+        for admission in world.pools[name].admissions
+    )
+    return not bounded and is_there(service.running, counts)
 
 
 def _is_emptied(service: Service) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Final
 
 import numpy as np
@@ -33,6 +34,9 @@ SHORTEST_TICK: Final = 0.1
 LONGEST_TICK: Final = 60.0
 USUAL_TICK: Final = 5.0
 _NORMAL_MAD: Final = 1.4826  # standard deviation of a normal distribution over its median absolute deviation
+
+_COUNT = attrgetter("count")
+_COMPLETE = attrgetter("complete")
 
 Floats = NDArray[np.float64]
 
@@ -254,9 +258,11 @@ def _settled(load: Load) -> int:
 
 def _read(ticks: Sequence[Tick]) -> tuple[Floats, NDArray[np.bool_]]:
     """Counts, and which of them are complete. What can be no count is incomplete, and nothing."""
-    counts = np.array([tick.count for tick in ticks], dtype=np.float64)
+    counts = np.fromiter(map(_COUNT, ticks), np.float64, len(ticks))
+    complete = np.fromiter(map(_COMPLETE, ticks), np.bool_, len(ticks))
     possible = np.isfinite(counts) & (counts >= 0)
-    complete = np.array([tick.complete for tick in ticks], dtype=np.bool_)
+    if possible.all():
+        return counts, complete
     return np.where(possible, counts, 0.0), complete & possible
 
 

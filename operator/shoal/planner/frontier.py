@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Final, Generic, TypeVar
@@ -129,17 +129,25 @@ class Offer:
 Kept = tuple[tuple[Configuration, ...], ...]
 
 
-def make_offer(needs: Needs, kept: Kept, pools: Sequence[BarePool], profiles: Iterable[Profile]) -> Offer:
+@lru_cache(maxsize=16384)
+def _first(key: Same[T]) -> Same[T]:
+    return key
+
+
+def make_key(it: T) -> Same[T]:
+    """The key of an object, one and the same each time: keys that are one object are equal without being asked."""
+    return _first(Same(it))
+
+
+@lru_cache(maxsize=8192)
+def make_offer(
+    needs: Needs, kept: Kept, pools: tuple[Same[BarePool], ...], profiles: tuple[Same[Profile], ...]
+) -> Offer:
     """All configurations of these (interned) pools for one service.
 
     `profiles` are those of its model, own namespace first; `kept` the configurations of each pool that may go on with
     an estimate. Remembered: it does not depend on rates or on who holds what.
     """
-    return _offer(needs, kept, tuple(Same(pool) for pool in pools), tuple(Same(profile) for profile in profiles))
-
-
-@lru_cache(maxsize=8192)
-def _offer(needs: Needs, kept: Kept, pools: tuple[Same[BarePool], ...], profiles: tuple[Same[Profile], ...]) -> Offer:
     surveys = [
         _survey(replace(needs, kept=own) if own else needs, pool.it, profiles)
         for own, pool in zip(kept, pools, strict=True)
