@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import Final
 
@@ -82,16 +82,17 @@ def observed_demand(load: Load, startup_seconds: float, stuck_replicas: int) -> 
     if not load.ticks:
         return None
     counts, complete = _read(load.ticks)
-    whole = counts[complete]
+    whole = counts if complete.all() else counts[complete]
     arrivals = estimate_arrivals(whole, tick_seconds, _settled(load)) if whole.size else None
-    lower = _lower_bound(counts, complete, tick_seconds)
+    lower = None if whole is counts else _lower_bound(counts, complete, tick_seconds)
     if lower is not None and (arrivals is None or lower.rate - lower.standard_error > arrivals.rate):
         arrivals = lower
     if arrivals is None:
         return None
-    demand = Demand(
+    now = max(0.0, arrivals.rate + arrivals.slope * arrivals.seconds / 2)
+    return Demand(
         rate=arrivals.rate,
-        forecast=0.0,
+        forecast=now + max(0.0, arrivals.slope) * max(0.0, startup_seconds),
         standard_error=arrivals.standard_error,
         slope=arrivals.slope,
         window_seconds=arrivals.seconds,
@@ -99,13 +100,12 @@ def observed_demand(load: Load, startup_seconds: float, stuck_replicas: int) -> 
         stuck_replicas=stuck_replicas,
         changing=arrivals.changing,
     )
-    return replace(demand, forecast=rate_now(demand) + max(0.0, demand.slope) * max(0.0, startup_seconds))
 
 
 def is_fresh(load: Load) -> bool:
     """Whether enough is known to take something away: engines read lately, and ticks of the last minutes complete."""
     recent = load.ticks[-int(WINDOW_SECONDS / _tick_seconds(load)) :]
-    complete = sum(tick.complete and math.isfinite(tick.count) and tick.count >= 0 for tick in recent)
+    complete = sum(tick.complete and 0 <= tick.count < math.inf for tick in recent)
     return load.fresh_fraction >= FRESH and complete >= FRESH * len(recent)
 
 

@@ -34,12 +34,27 @@ class Sized:
 
 def total_rate(counts: Mapping[Placement, int], fleets: Fleets) -> float:
     """Requests per second these replicas carry."""
-    return sum(fleets[placement].rate(count) for placement, count in counts.items())
+    rate: float = 0
+    for placement, count in counts.items():
+        rate += fleets[placement].rate(count)
+    return rate
+
+
+def _rate_beside(placement: Placement, counts: Mapping[Placement, int], fleets: Fleets) -> float:
+    """Requests per second that all these replicas but those of one placement carry."""
+    rate: float = 0
+    for other, count in counts.items():
+        if other != placement:
+            rate += fleets[other].rate(count)
+    return rate
 
 
 def total_cost(counts: Mapping[Placement, int], fleets: Fleets) -> float:
     """Price of these replicas for an hour."""
-    return sum(fleets[placement].option.cost * count for placement, count in counts.items())
+    cost: float = 0
+    for placement, count in counts.items():
+        cost += fleets[placement].option.cost * count
+    return cost
 
 
 def total_gpus(counts: Mapping[Placement, int]) -> int:
@@ -92,7 +107,7 @@ def shrink(fleets: Fleets, start: Mapping[Placement, int], rate: float, least: i
     counts = dict(start)
     for fleet in reversed(by_price([fleets[placement] for placement in start])):
         placement = fleet.option.placement
-        others = total_rate({p: n for p, n in counts.items() if p != placement}, fleets)
+        others = _rate_beside(placement, counts, fleets)
         spare = sum(counts.values()) - counts[placement]
         counts[placement] = min(counts[placement], max(fleet.need(rate - others), least - spare, 0))
     return sized(counts, fleets, rate, least)
@@ -142,7 +157,7 @@ def _fill(
     for fleet in chain:
         placement = fleet.option.placement
         had = counts.get(placement, 0)
-        others = total_rate({p: n for p, n in counts.items() if p != placement}, fleets)
+        others = _rate_beside(placement, counts, fleets)
         spare = sum(counts.values()) - had
         need = max(fleet.need(rate - others), least - spare)
         if need > had:
@@ -155,7 +170,9 @@ def _fill(
 def sized(counts: Mapping[Placement, int], fleets: Fleets, rate: float, least: int) -> Sized:
     """These replicas, with what they carry and cost, and whether that is enough."""
     kept = {placement: count for placement, count in sorted(counts.items()) if count > 0}
-    return Sized(kept, total_rate(kept, fleets), total_cost(kept, fleets), enough=_is_enough(kept, fleets, rate, least))
+    carried = total_rate(kept, fleets)
+    enough = carried >= rate * ENOUGH and sum(kept.values()) >= least
+    return Sized(kept, carried, total_cost(kept, fleets), enough)
 
 
 def _is_enough(counts: Mapping[Placement, int], fleets: Fleets, rate: float, least: int) -> bool:
