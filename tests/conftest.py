@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,3 +37,10 @@ def control_plane(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
 def devcluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevCluster]:
     """A devcluster with the default nodes: four H100 by DRA, four L40S by device plugin, one node without GPUs."""
     yield from _run(request, _session_directory(tmp_path_factory, "devcluster"), Config(crash_back_off_seconds=0.5))
+
+
+@pytest.fixture(scope="session")
+def live_cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevCluster]:
+    """A devcluster of this worker's own, for operators that plan with its GPUs: two pools cannot own the same ones."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "alone")
+    yield from _run(request, _session_directory(tmp_path_factory, f"live-{worker}"), Config(crash_back_off_seconds=0.5))

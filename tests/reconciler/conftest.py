@@ -28,8 +28,8 @@ def site(control_plane: DevCluster, tmp_path: Path) -> Iterator[Site]:
 
 
 @pytest.fixture
-def live_site(devcluster: DevCluster, tmp_path: Path) -> Iterator[Site]:
+def live_site(live_cluster: DevCluster, tmp_path: Path) -> Iterator[Site]:
     """Nodes with simulated GPUs, on which engines run as processes."""
-    for opened in _open(devcluster, tmp_path):
+    for opened in _open(live_cluster, tmp_path):
         opened.apply_pool()
         yield opened

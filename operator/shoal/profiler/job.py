@@ -32,8 +32,10 @@ from shoal.api.measurement import (
     pack,
 )
 from shoal.api.model_profile import ProfileRowSpec
+from shoal.domain.profile import ProfileRow
 from shoal.profiler.clients import Clients, usual_processes
 from shoal.profiler.errors import ProfilerError
+from shoal.profiler.fit import StepFit
 from shoal.profiler.journal import Journal
 from shoal.profiler.measure import Target, measure
 from shoal.profiler.points import Point
@@ -42,6 +44,7 @@ from shoal.profiler.profiles import (
     Shape,
     clock_under_load,
     host_name,
+    make_errors,
     make_note,
     make_row,
     tool_version,
@@ -137,7 +140,7 @@ def summarise(
     note = make_note(measured, fit) if row is not None else ""
     bracket, gpu = measured.bracket, journal.facts.get("gpu") or {}
     return Measurement(
-        row=None if row is None else _rounded(row_from_domain(row)),
+        row=None if row is None else _rounded(with_errors(row, fit)),
         points=len(journal.points),
         requests_per_second=bracket.knee if bracket is not None else None,
         problem=(problem if row is not None or problem else "nothing of use was measured")[:500],
@@ -150,6 +153,11 @@ def summarise(
         host=host_name()[:200],
         tool_version=tool_version(),
     )
+
+
+def with_errors(row: ProfileRow, fit: StepFit | None) -> ProfileRowSpec:
+    """A row as it stands in a ModelProfile, with how well its step times are known."""
+    return row_from_domain(row).model_copy(update={"step_errors": make_errors(fit)})
 
 
 def _rounded(row: ProfileRowSpec) -> ProfileRowSpec:
