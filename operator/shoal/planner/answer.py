@@ -230,7 +230,7 @@ def _not_taken(outcome: Outcome) -> tuple[RejectedOption, ...]:
     )
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=2048)
 def _reasons(
     offer: Offer,
     taken: tuple[Placement, ...],

@@ -15,7 +15,7 @@ from shoal.reconciler.settings import SettingsError, read_settings
 
 # What is kept is kept for long and has few cycles: with the interpreter's own thresholds (700, 10, 10) looking for them
 # took a fifth of the CPU at 200 services.
-_COLLECT_AFTER = (20_000, 20, 20)
+COLLECT_AFTER = (20_000, 20, 20)
 
 
 def main() -> int:
@@ -26,7 +26,7 @@ def main() -> int:
         print(f"shoal: {error}", file=sys.stderr)
         return 2
     set_up_logs(as_json=settings.json_logs)
-    gc.set_threshold(*_COLLECT_AFTER)
+    gc.set_threshold(*COLLECT_AFTER)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run_operator(settings))
     return 0
