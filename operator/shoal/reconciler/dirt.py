@@ -16,7 +16,18 @@ from shoal.reconciler.keys import (
     run_of,
     service_of,
 )
-from shoal.reconciler.kinds import CLAIM, CUSTOM, DEPLOYMENT, GPU_POOL, JOB, MODEL_SERVICE, POD, PROFILE_RUN
+from shoal.reconciler.kinds import (
+    CLAIM,
+    CUSTOM,
+    DEPLOYMENT,
+    GPU_POOL,
+    JOB,
+    MODEL_PROFILE,
+    MODEL_SERVICE,
+    POD,
+    PROFILE_RUN,
+)
+from shoal.reconciler.library import is_learned
 from shoal.reconciler.planloop import PlanLoop
 from shoal.reconciler.store import Change, Store
 from shoal.reconciler.workqueue import WorkQueue
@@ -60,6 +71,8 @@ class Dirt:
         self._mark_pools()
 
     def _note_wish(self, change: Change) -> None:
+        if change.kind is MODEL_PROFILE and is_learned(change.item):
+            return  # written from what the plans know already; that it was deleted, the next round sees
         if change.kind is not MODEL_SERVICE:
             self._plans.mark_all()
             self._mark_pools()

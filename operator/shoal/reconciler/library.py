@@ -54,7 +54,7 @@ class Library:
         """Readable profiles by namespace, but for those that a ModelService learned: they count for it alone."""
         found: dict[str, list[Profile]] = {}
         for item, resource in self._all(MODEL_PROFILE, ModelProfile):
-            if _is_learned(item):
+            if is_learned(item):
                 continue
             known = self._profiles.get(item.uid)
             if known is None or known[0] != item.generation:
@@ -65,7 +65,7 @@ class Library:
     def learned_profiles(self, service: Item[Custom]) -> list[ModelProfile]:
         """What a ModelService has learned: the profiles that it controls."""
         items = self._store.of_service(MODEL_PROFILE, service.namespace or "", service.name)
-        own = [item for item in items if _is_learned(item) and item.owner == service.uid and item.deleted_at is None]
+        own = [item for item in items if is_learned(item) and item.owner == service.uid and item.deleted_at is None]
         found = [self._get(ModelProfile, item) for item in sorted(own, key=lambda item: item.name)]
         return [profile for profile in found if isinstance(profile, ModelProfile)]
 
@@ -90,7 +90,8 @@ class Library:
         return answer
 
 
-def _is_learned(item: Item[Custom]) -> bool:
+def is_learned(item: Item[Custom]) -> bool:
+    """Whether a ModelProfile is what a ModelService learned: the operator's own writing, kept for after a restart."""
     return item.labels.get(LABEL_MANAGED_BY) == MANAGER and item.owner is not None
 
 
