@@ -36,7 +36,7 @@ from shoal.domain.plan import FrontierPoint, Plan, PlannedVariant, Prediction, R
 from shoal.domain.reasons import Binding, ProfileState, Rejection
 from shoal.domain.service import Load, Memory, PlacedReplicas, ReplicaPhase, RunningVariant
 from shoal.render.budgeted import BUDGET_BYTES, fit_to_budget, size_of
-from shoal.render.changes import should_write
+from shoal.render.changes import is_close, should_write
 from shoal.render.effective import format_parameters
 from shoal.render.outcome import ObjectOutcome, Outcome, Result
 from shoal.render.problems import Problem
@@ -44,6 +44,7 @@ from shoal.render.reasons import ProblemReason
 from shoal.render.remembered import dump_memory, memory_of
 from shoal.render.report import Report
 from shoal.render.status import HISTORY, make_status
+from shoal.render.times import parse_time
 
 
 def check(status: dict[str, Any]) -> dict[str, Any]:
@@ -346,3 +347,25 @@ def test_start_up_times_can_wait() -> None:
     new = make_status(old, make_report(memory=learnt, now=NOW + 10))
     assert not should_write(old, new, NOW + 10)
     assert should_write(old, new, NOW + 60)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "close"),
+    [
+        ("credited 3.9 of 12,400 req/s", "credited 3.9 of 12,600 req/s", True),
+        ("credited 3.9 of 12,400 req/s", "credited 3.9 of 14,400 req/s", False),
+        ("learned from 900 requests at 3.1", "learned from 12,400 requests at 3.2", True),
+        ("learned from 900 requests at 3.1", "learned from 900 requests at 4.1", False),
+    ],
+)
+def test_numbers_in_words_count_as_they_are_read(old: str, new: str, close: bool) -> None:
+    assert is_close(old, new) is close
+
+
+def test_more_requests_alone_are_no_reason_to_write() -> None:
+    old = {"observed": {"at": "2026-11-22T10:00:00Z"}, "learning": [{"requests": 100, "factor": 1.0}]}
+    more = {**old, "learning": [{"requests": 900, "factor": 1.0}]}
+    other = {**old, "learning": [{"requests": 900, "factor": 1.4}]}
+    later = parse_time("2026-11-22T11:00:00Z")
+    assert not should_write(old, more, later)
+    assert should_write(old, other, later)

@@ -25,8 +25,9 @@ _DECIDED_OF_PLAN: Final = ("summary", "gpus", "bindingConstraint")
 _DECIDED_OF_VARIANT: Final = ("name", "replicas")
 _DECIDED_OF_MEMORY: Final = ("target", "lastMoveAt", "lastMixChangeAt", "trafficSeen")
 _TIMES: Final = ("at", "lastTransitionTime")
-_NUMBER: Final = re.compile(r"\d+(?:\.\d+)?")
-_DURATION: Final = re.compile(r"\b\d+ s\b")  # how long something was watched: a time, like those above
+_NUMBER: Final = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?")
+# How long something was watched, in seconds or in requests: a time, like those above.
+_DURATION: Final = re.compile(r"\b\d+ s\b|\b[\d,]+ requests\b")
 
 
 def should_write(old: Mapping[str, Any] | None, new: Mapping[str, Any], now: float) -> bool:
@@ -41,7 +42,13 @@ def should_write(old: Mapping[str, Any] | None, new: Mapping[str, Any], now: flo
         return True
     if has_heat_changed(read_deratings(old), read_deratings(new)):
         return True
-    return now - _written_at(old) >= MEASUREMENT_SECONDS and not is_close(old, new)
+    return now - _written_at(old) >= MEASUREMENT_SECONDS and not is_close(_without_counts(old), _without_counts(new))
+
+
+def _without_counts(status: Mapping[str, Any]) -> dict[str, Any]:
+    """Requests that were learned from only grow: what was learned counts, not from how many."""
+    learning = [{**entry, "requests": None} for entry in status.get("learning") or ()]
+    return {**status, "learning": learning}
 
 
 def _essence(status: Mapping[str, Any]) -> dict[str, Any]:
@@ -75,11 +82,15 @@ def is_close(old: Any, new: Any) -> bool:
     if isinstance(old, str) and isinstance(new, str):
         old, new = _DURATION.sub("", old), _DURATION.sub("", new)
         return _NUMBER.sub("", old) == _NUMBER.sub("", new) and all(
-            map(_near, map(float, _NUMBER.findall(old)), map(float, _NUMBER.findall(new)))
+            map(_near, map(_read_number, _NUMBER.findall(old)), map(_read_number, _NUMBER.findall(new)))
         )
     if isinstance(old, int | float) and isinstance(new, int | float):
         return _near(old, new)
     return bool(old == new)
+
+
+def _read_number(text: str) -> float:
+    return float(text.replace(",", ""))
 
 
 def _near(old: float, new: float) -> bool:
