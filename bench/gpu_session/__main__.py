@@ -6,7 +6,6 @@ Everything is written as it comes: a session that is cut off keeps what it has.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import tarfile
 import threading
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.gpu_session.plans import PHASES, Engine, Job, Lane, Stage
+from bench.gpu_session.results import read_settings
 from bench.gpu_session.servers import VllmServer, start_mps, stop_mps, wait_all
 from shoal.profiler.clients import Clients
 from shoal.profiler.errors import ProfilerError
@@ -141,7 +141,7 @@ class Phase:
             if job.after is None:
                 complete = measure(target, settings, journal, clients, report, deadline=self.deadline)
             else:
-                first = Journal(self.folder / f"{job.after}.jsonl", settings_of(self.folder / f"{job.after}.jsonl"))
+                first = Journal(self.folder / f"{job.after}.jsonl", read_settings(self.folder / f"{job.after}.jsonl"))
                 complete = measure_mix(target, settings, journal, clients, known=first.points, report=report)
         except ProfilerError as error:
             journal.note(failed=str(error))
@@ -172,13 +172,6 @@ def make_settings(job: Job, engine: Engine) -> Settings:
         probes=job.probes,
         burst=job.burst,
     )
-
-
-def settings_of(path: Path) -> dict[str, Any]:
-    """The settings that stand in the first line of a journal."""
-    with path.open(encoding="utf-8") as file:
-        found: dict[str, Any] = json.loads(file.readline())["settings"]
-        return found
 
 
 def measure_mix(

@@ -50,7 +50,7 @@ class Configuration(_HashedOnce):
 
     def _key(self) -> tuple[object, ...]:
         shape = self.tensor_parallel, self.engines_per_gpu
-        return self.accelerator, *shape, self.max_num_seqs, self.max_num_batched_tokens
+        return self.accelerator, *shape, self.max_num_seqs, self.max_num_batched_tokens, self.api_servers
 
     @property
     def gpus_per_replica(self) -> int:
