@@ -27,7 +27,11 @@ from shoal.telemetry.nvml import NvmlReader
 CHECKOUT = Path(__file__).resolve().parents[2]
 VLLM = ("python3", "-m", "vllm.entrypoints.openai.api_server")
 # What this process needs to find its modules and files, its children need too.
-INHERITED = ("PYTHONPATH", "LD_LIBRARY_PATH", "HOME", "PATH", "TRITON_CACHE_DIR", "VLLM_CACHE_ROOT")
+INHERITED = (
+    *("PYTHONPATH", "LD_LIBRARY_PATH", "HOME", "PATH", "TRITON_CACHE_DIR", "VLLM_CACHE_ROOT"),
+    # A host whose GPUs others share may forbid NVLink multicast.
+    *("NCCL_NVLS_ENABLE", "TORCH_SYMM_MEM_DISABLE_MULTICAST", "NVSHMEM_DISABLE_NVLS"),
+)
 SIMULATED = ("NVIDIA-H100-80GB-HBM3", 2, 80)
 
 

@@ -51,6 +51,19 @@ def test_environment_and_expansion(devcluster: DevCluster, pods: Pods) -> None:
     assert status_of(pod)["state"]["terminated"]["reason"] == "Completed"
 
 
+def test_a_socket_fits_into_the_directory_for_temporary_files(pods: Pods) -> None:
+    code = (
+        "import os, socket, tempfile, uuid; path = f'{tempfile.gettempdir()}/{uuid.uuid4()}-{uuid.uuid4()}'; "
+        "socket.socket(socket.AF_UNIX).bind(path); print(os.path.realpath(path))"
+    )
+    mount = {"name": "temporary", "mountPath": "/tmp"}
+    pods.make("socket", python(code, volumeMounts=[mount]), restartPolicy="Never",
+              volumes=[{"name": "temporary", "emptyDir": {}}])  # fmt: skip
+    pods.wait("socket", lambda p: p["status"].get("phase") == "Succeeded")
+    assert len(pods.log("socket").strip()) > 107
+    assert "/volumes/temporary/" in pods.log("socket")
+
+
 def test_a_missing_config_map_is_waited_for(devcluster: DevCluster, pods: Pods) -> None:
     pods.make("late", python("import os; print(os.environ['A'])", envFrom=[{"configMapRef": {"name": "later"}}]),
               restartPolicy="Never")  # fmt: skip

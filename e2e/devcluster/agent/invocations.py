@@ -16,7 +16,7 @@ from e2e.devcluster.agent.environment import (
 from e2e.devcluster.agent.images import make_command
 from e2e.devcluster.agent.runs import Invocation
 from e2e.devcluster.agent.status import Record
-from e2e.devcluster.agent.volumes import decode_secret, mounts_token, real_paths
+from e2e.devcluster.agent.volumes import decode_secret, make_short_name, mounts_token, real_paths
 from e2e.devcluster.client import ApiClient, ApiError
 
 
@@ -56,11 +56,12 @@ def _working_directory(wanted: str | None, mounts: Mounts, fallback: Path) -> Pa
 
 def _base_variables(context: PodContext, record: Record, paths: dict[str, Path]) -> dict[str, str]:
     settings = context.settings
+    home = context.directory / "containers" / record.name
     variables = {
         **context.inherited,
         "HOSTNAME": context.name,
-        "HOME": str(context.directory / "containers" / record.name),
-        "TMPDIR": str(paths.get("/tmp", context.directory / "containers" / record.name)),
+        "HOME": str(home),
+        "TMPDIR": str(make_short_name(context, record.name, paths.get("/tmp", home))),
         "KUBERNETES_SERVICE_HOST": settings.service_host,
         "KUBERNETES_SERVICE_PORT": "443",
         **context.devices.get(record.name, {}),

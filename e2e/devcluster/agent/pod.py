@@ -22,7 +22,7 @@ from e2e.devcluster.agent.environment import ContainerConfigError
 from e2e.devcluster.agent.keeper import Keeper
 from e2e.devcluster.agent.status import Kind, PodFacts, make_records, make_status, now
 from e2e.devcluster.agent.tokens import keep_tokens
-from e2e.devcluster.agent.volumes import make_volumes
+from e2e.devcluster.agent.volumes import make_volumes, remove_short_names
 from e2e.devcluster.client import STRATEGIC_PATCH, ApiError, Object
 
 log = logging.getLogger("pod")
@@ -204,6 +204,7 @@ class PodRunner:
         self._devices.release(self.context.uid)
         if self._renewing is not None:
             self._renewing.cancel()
+        remove_short_names(self.context)
         shutil.rmtree(self.context.directory, ignore_errors=True)
 
     async def _delete(self) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -127,3 +129,24 @@ def mounts_token(pod: Object, container: Object) -> bool:
         for volume in pod["spec"].get("volumes") or []
         for source in (volume.get("projected") or {}).get("sources") or []
     )
+
+
+def make_short_name(context: PodContext, container: str, directory: Path) -> Path:
+    """Return a short path of a container's directory for temporary files.
+
+    The path of a Unix socket has at most 107 characters, and engines put sockets with long names there.
+    """
+    link = _short_names(context) / container
+    link.parent.mkdir(mode=0o700, exist_ok=True)
+    if not link.is_symlink():
+        link.symlink_to(directory)
+    return link
+
+
+def remove_short_names(context: PodContext) -> None:
+    """Remove what `make_short_name` made; the directories themselves stay."""
+    shutil.rmtree(_short_names(context), ignore_errors=True)
+
+
+def _short_names(context: PodContext) -> Path:
+    return Path(tempfile.gettempdir()) / f"shoal-{context.uid[:13]}"
