@@ -11,30 +11,34 @@ import tarfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.gpu_session.plans import PHASES, Engine, Job, Lane, Stage
+from bench.gpu_session.plans import CHAT, PHASES, Engine, Job, Lane, Stage, Task
 from bench.gpu_session.results import read_settings
 from bench.gpu_session.servers import VllmServer, start_mps, stop_mps, wait_all
+from bench.gpu_session.tasks import (
+    Work,
+    likely_saturation,
+    measure_mix,
+    measure_sweep,
+    saturation_of,
+    write_clock,
+)
 from shoal.profiler.clients import Clients
 from shoal.profiler.errors import ProfilerError
-from shoal.profiler.gpus import GpuSampler
 from shoal.profiler.journal import Journal
-from shoal.profiler.knee import next_rate, overload_of
-from shoal.profiler.lengths import LengthSource, parse_lengths
-from shoal.profiler.measure import Target, measure, run_step
+from shoal.profiler.measure import Target, measure
 from shoal.profiler.points import Point
 from shoal.profiler.server import read_facts
-from shoal.profiler.specs import Kind, Settings, Spec, parse_objective
+from shoal.profiler.specs import Settings, Spec, parse_objective
 
 OBJECTIVE = parse_objective("ttft=500,itl=50,p=95")
 START_SECONDS = 240.0
-HORIZON_SECONDS, WARM_UP_SECONDS, PROBE_SECONDS = 12.0, 3.0, 5.0
-TOLERANCE = 0.12
-FIRST_SHARE = 0.9  # of the saturation: where the search at another mix begins
+PROBE_SECONDS = 5.0
+TOLERANCE, KNEE_TOLERANCE = 0.12, 0.08
 LEAST_SECONDS = 100.0
 CLIENT_CORES = 5  # of the cores of a lane; the others are its servers'
 PACK = threading.Lock()
@@ -45,6 +49,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("phases", nargs="+", choices=list(PHASES))
+    parser.add_argument(
+        "--cores", type=parse_cores, nargs="*", help="of each lane, e.g. 0-15 16-23; default: all, in equal parts"
+    )
     parser.add_argument("--seconds", type=float, default=560.0, help="end everything after so long")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -53,7 +60,7 @@ def main() -> int:
         if deadline - time.monotonic() < 60:
             print(phase, "no time left", flush=True)
             break
-        Phase(phase, options.out, deadline).run(PHASES[phase])
+        Phase(phase, options.out, deadline).run(PHASES[phase], options.cores)
     return 0
 
 
@@ -70,13 +77,14 @@ class Phase:
         """Where its journals and logs go."""
         return self.out / self.name
 
-    def run(self, lanes: Sequence[Lane]) -> None:
-        """All lanes beside each other, each on an equal part of the cores."""
+    def run(self, lanes: Sequence[Lane], given: Sequence[Sequence[int]] | None = None) -> None:
+        """All lanes beside each other, each on its cores: those given, or an equal part."""
         self.folder.mkdir(exist_ok=True)
-        cores = sorted(os.sched_getaffinity(0))
-        part = len(cores) // len(lanes)
+        everywhere = sorted(os.sched_getaffinity(0))
+        part = len(everywhere) // len(lanes)
+        parts = given or [everywhere[n * part : (n + 1) * part] for n in range(len(lanes))]
         threads = [
-            threading.Thread(target=self.run_lane, args=(lane, 18100 + 40 * n, cores[n * part : (n + 1) * part]))
+            threading.Thread(target=self.run_lane, args=(lane, 18100 + 40 * n, parts[n]))
             for n, lane in enumerate(lanes)
         ]
         for thread in threads:
@@ -95,8 +103,9 @@ class Phase:
     def run_stage(self, stage: Stage, port: int, cores: Sequence[int]) -> None:
         """Start the engines of a stage together, then do its jobs in order."""
         # On a machine too small to keep them apart (a rehearsal), clients and servers share all cores.
-        apart = len(cores) > 2 * CLIENT_CORES
-        clients_at, servers_at = (cores[:CLIENT_CORES], cores[CLIENT_CORES:]) if apart else (cores, cores)
+        count = min(CLIENT_CORES, len(cores) // 2)
+        apart = count > 2
+        clients_at, servers_at = (cores[:count], cores[count:]) if apart else (cores, cores)
         if stage.mps:
             start_mps(stage.engines[0].gpus[0])
         servers = [
@@ -108,7 +117,7 @@ class Phase:
             for server in servers:
                 words = f"ready after {server.ready_seconds} s" if server.ready_seconds else server.last_lines()
                 self.say(server.engine.name, words)
-            with Clients(CLIENT_CORES, clients_at) as clients:
+            with Clients(count if apart else CLIENT_CORES, clients_at) as clients:
                 for job in stage.jobs:
                     self.run_job(job, ready, clients)
                     pack(self.out)
@@ -137,21 +146,45 @@ class Phase:
             if point is not None:
                 self.say(job.name, spec.key, f"{point.finished_rate:.2f}/s", f"{left:.0f} s left")
 
+        work = Work(target, settings, journal, clients, report)
         try:
-            if job.after is None:
-                complete = measure(target, settings, journal, clients, report, deadline=self.deadline)
-            else:
-                first = Journal(self.folder / f"{job.after}.jsonl", read_settings(self.folder / f"{job.after}.jsonl"))
-                complete = measure_mix(target, settings, journal, clients, known=first.points, report=report)
-        except ProfilerError as error:
+            complete = self.do(job, work)
+        except (ProfilerError, OSError, RuntimeError) as error:
             journal.note(failed=str(error))
             self.say(job.name, "failed:", error)
             return
         self.say(job.name, "complete" if complete else "out of budget", f"{time.monotonic() - began:.0f} s")
 
+    def do(self, job: Job, work: Work) -> bool:
+        """The task of a job. False: the budget ended it."""
+        match job.task:
+            case Task.MIX:
+                known = job.known or saturation_of(self.points(job.after))
+                return measure_mix(work, likely_saturation(known, CHAT, job.lengths))
+            case Task.SWEEP:
+                return measure_sweep(work, self.points(job.after))
+            case Task.CLOCK:
+                path = self.folder / f"{job.name}-settings.jsonl"
+                write_clock(path, work.target.urls[0], (work.target.gpus or (0,))[0], self.say)
+                return True
+        return measure(work.target, work.settings, work.journal, work.clients, work.report, deadline=self.deadline)
+
+    def points(self, name: str | None) -> Sequence[Point]:
+        """The points of another job of this phase. Raises ProfilerError when it has not run."""
+        path = self.folder / f"{name}.jsonl"
+        if not path.exists():
+            raise ProfilerError(f"{name} has not run")
+        return Journal(path, read_settings(path)).points
+
     def say(self, *words: object) -> None:
         """One line with the time."""
         print(time.strftime("%H:%M:%S"), self.name, *words, flush=True)
+
+
+def parse_cores(text: str) -> Sequence[int]:
+    """`0-3,8`: cores 0, 1, 2, 3 and 8. Raises ValueError."""
+    ends = [part.partition("-") for part in text.split(",")]
+    return [core for first, _, last in ends for core in range(int(first), int(last or first) + 1)]
 
 
 def make_settings(job: Job, engine: Engine) -> Settings:
@@ -163,49 +196,15 @@ def make_settings(job: Job, engine: Engine) -> Settings:
         chunk=engine.chunk,
         engines=len(job.engines),
         longest=2000,
-        horizon=HORIZON_SECONDS,
-        warm_up=WARM_UP_SECONDS,
+        horizon=job.horizon,
+        warm_up=job.warm_up,
         probe_seconds=PROBE_SECONDS,
         budget_seconds=job.budget,
-        tolerance=TOLERANCE,
+        tolerance=KNEE_TOLERANCE if job.task is Task.KNEE else TOLERANCE,
         repeats=1,
         probes=job.probes,
         burst=job.burst,
     )
-
-
-def measure_mix(
-    target: Target,
-    settings: Settings,
-    journal: Journal,
-    clients: Clients,
-    *,
-    known: Sequence[Point],
-    report: Callable[[Spec, Point | None, float], None],
-) -> bool:
-    """Saturation at another mix, then its knee from 0.9 of that on. False: the budget ended the search."""
-    over = overload_of(known)
-    if over is None:
-        raise ProfilerError("the first mix has no saturation: nothing to begin from")
-    guess = over.throughput * weight(over.spec.source) / weight(parse_lengths(settings.lengths))
-    steps = [("overload", 1.3 * guess)]
-    with GpuSampler(target.gpus) as gpus:
-        while steps or (rate := next_rate(journal.points, settings.objective, settings.tolerance)) is not None:
-            name, asked = steps.pop() if steps else ("search", rate)
-            spec = Spec(name, Kind.OPEN, settings.horizon, settings.warm_up, settings.seed, settings.lengths, asked)
-            if journal.spent_seconds + spec.expected_seconds > settings.budget_seconds:
-                return False
-            point = run_step(target, settings, spec, clients, gpus)
-            journal.add(point)
-            report(spec, point, settings.budget_seconds - journal.spent_seconds)
-            if name == "overload":
-                steps.append(("search", FIRST_SHARE * point.throughput))
-    return True
-
-
-def weight(lengths: LengthSource) -> float:
-    """Work of a request, roughly: an output token costs about four of the prompt. Only where a search begins."""
-    return lengths.input_mean + 4 * lengths.output_mean
 
 
 def describe(servers: Sequence[VllmServer], running: int) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
+from bench.gpu_session.plans import Task
 from bench.gpu_session.results import RESULTS, Result, read_session
 from bench.real_engine.make_profiles import OUT
 from shoal.api.model_profile import Provenance
@@ -34,7 +35,7 @@ def make_profiles() -> Iterator[tuple[str, str]]:
     for session in SESSIONS:
         by_model: dict[str, list[Result]] = defaultdict(list)
         for result in read_session(RESULTS / session):
-            if result.job.after is None and not result.mps and result.job.name not in LEFT_OUT:
+            if result.job.task is Task.PROFILE and not result.mps and result.job.name not in LEFT_OUT:
                 by_model[result.model].append(result)
         for results in by_model.values():
             profile, provenance = _make_profile(results)

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final
 
 GIB: Final = 1 << 30
 CHAT: Final = "gamma:512,128"
 LONG_PROMPTS: Final = "gamma:1024,96"
 LONG_ANSWERS: Final = "gamma:256,320"
+MIDDLE: Final = "gamma:768,192"
+PROMPTS_ALONE: Final = "gamma:1500,64"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +30,22 @@ class Engine:
     chunk: int = 2048
 
 
+class Task(StrEnum):
+    """What a job does."""
+
+    PROFILE = "profile"  # everything a profile needs
+    MIX = "mix"  # saturation and knee at another length mix, for predictions to be held against
+    KNEE = "knee"  # saturation and knee alone, with long windows
+    SWEEP = "sweep"  # long windows at fixed shares of the knee that another job found
+    CLOCK = "clock"  # the same prompt again and again, with pauses: how a step's time follows the clock
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One measurement: load over some engines of the stage. `budget` in seconds.
+    """One measurement: load over some engines of the stage. `budget` and `horizon` (of a window) in seconds.
 
-    `after`: another job of the stage, with another length mix: only its saturation and its knee are looked for,
-    beginning from what that job's saturation makes likely. Predictions from that job's profile are held against it.
+    `after`: the job whose saturation (MIX) or knee (SWEEP) it begins from; `known`: that saturation at the mix CHAT, in
+    requests/s, where it was measured in another session.
     """
 
     name: str
@@ -42,6 +55,10 @@ class Job:
     probes: bool = True
     burst: bool = False
     after: str | None = None
+    known: float | None = None
+    task: Task = Task.PROFILE
+    horizon: float = 12.0
+    warm_up: float = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +78,31 @@ def _with_mixes(engine: str, budget: float, mix_budget: float) -> tuple[Job, ...
     """The profile's mix first, then two others that its prediction is held against."""
     return (
         Job(engine, (engine,), budget),
-        Job(f"{engine}-long-prompts", (engine,), mix_budget, LONG_PROMPTS, after=engine),
-        Job(f"{engine}-long-answers", (engine,), mix_budget, LONG_ANSWERS, after=engine),
+        Job(f"{engine}-long-prompts", (engine,), mix_budget, LONG_PROMPTS, after=engine, task=Task.MIX),
+        Job(f"{engine}-long-answers", (engine,), mix_budget, LONG_ANSWERS, after=engine, task=Task.MIX),
     )
+
+
+def _new_mixes(engine: str, *, known: float | None = None) -> tuple[Job, ...]:
+    """Two mixes for which predictions were written down before."""
+    after = None if known else engine
+    return tuple(
+        Job(f"{engine}-{name}", (engine,), 54, lengths, after=after, known=known, task=Task.MIX)
+        for name, lengths in (("middle", MIDDLE), ("prompts-alone", PROMPTS_ALONE))
+    )
+
+
+def _knee_and_sweep(engine: str) -> tuple[Job, ...]:
+    """The knee of a 60 s horizon by search, then the rates around it one by one."""
+    knee = f"{engine}-knee"
+    return (
+        Job(knee, (engine,), 300, probes=False, task=Task.KNEE, horizon=60.0, warm_up=10.0),
+        Job(f"{engine}-sweep", (engine,), 290, after=knee, task=Task.SWEEP, horizon=60.0, warm_up=10.0),
+    )
+
+
+def _clock(engine: str) -> Job:
+    return Job(f"{engine}-clock", (engine,), 45, task=Task.CLOCK)
 
 
 def _sharing(*, mps: bool) -> Stage:
@@ -135,6 +174,51 @@ PHASES: Final[Mapping[str, tuple[Lane, ...]]] = {
             Stage(
                 (Engine("opt-13b-tp2", "opt-13b", 55, (0, 1)),),
                 (Job("opt-13b-tp2", ("opt-13b-tp2",), 95),),
+            ),
+        ),
+    ),
+    # A second look: other mixes, the knee against a sweep, the clock, and the first session's jobs again.
+    "again": (
+        (
+            Stage(
+                (
+                    Engine("opt-125m", "opt-125m", 8, (0,)),
+                    Engine("qwen2.5-0.5b", "qwen2.5-0.5b", 8, (0,)),
+                    Engine("qwen2.5-1.5b", "qwen2.5-1.5b", 10, (0,)),
+                    Engine("opt-1.3b", "opt-1.3b", 26, (0,)),
+                ),
+                (
+                    Job("qwen2.5-1.5b", ("qwen2.5-1.5b",), 100),
+                    *_new_mixes("qwen2.5-1.5b"),
+                    Job("opt-1.3b", ("opt-1.3b",), 110, burst=True),
+                    *_new_mixes("opt-1.3b"),
+                    Job("qwen2.5-0.5b", ("qwen2.5-0.5b",), 80),
+                ),
+            ),
+            Stage(
+                (Engine("opt-13b", "opt-13b", 40, (0,)),),
+                (Job("opt-13b", ("opt-13b",), 75), *_new_mixes("opt-13b"), _clock("opt-13b")),
+            ),
+            _sharing(mps=False),
+        ),
+        (
+            Stage(
+                (Engine("qwen2.5-7b", "qwen2.5-7b", 12, (1,)), Engine("opt-6.7b", "opt-6.7b", 28, (1,))),
+                (
+                    Job("qwen2.5-7b", ("qwen2.5-7b",), 115),
+                    *_new_mixes("qwen2.5-7b"),
+                    _clock("qwen2.5-7b"),
+                    *_knee_and_sweep("qwen2.5-7b"),
+                    *_new_mixes("opt-6.7b", known=34.9),
+                ),
+            ),
+        ),
+    ),
+    "tp2-80": (
+        (
+            Stage(
+                (Engine("opt-13b-tp2", "opt-13b", 55, (0, 1)),),
+                (Job("opt-13b-tp2", ("opt-13b-tp2",), 130, probes=False),),
             ),
         ),
     ),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.gpu_session.make_profiles import fitted_row, subject_of
+from bench.gpu_session.plans import Task
 from bench.gpu_session.results import RESULTS, Result, read_session
 from shoal.domain.plan import Capacity
 from shoal.domain.reasons import ProfileState
@@ -95,7 +96,7 @@ def plot(results: Sequence[Result], path: Path) -> None:
             (p for p in result.measured.points if p.spec.kind is Kind.OPEN and not p.invalid and not p.stopped),
             key=lambda point: point.output_rate,
         )
-        if len(points) < 2 or result.mps or result.job.after is not None:
+        if len(points) < 2 or result.mps or result.job.task is not Task.PROFILE:
             continue
         rates = [point.output_rate / result.gpus / 1000 for point in points]
         left.plot(rates, [p.gpu["watts"] / result.gpus for p in points], marker="o", ms=3, label=result.job.name)
@@ -120,7 +121,7 @@ def main() -> int:
     print(PREDICTED)
     by_name = {result.job.name: result for result in results}
     for result in results:
-        if result.job.after is not None:
+        if result.job.after is not None and result.job.task is Task.MIX:
             print(prediction(by_name[result.job.after], result))
     plot(results, DOCS / "images" / "h200-2026-11-28.png")
     return 0

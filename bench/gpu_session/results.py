@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.gpu_session.plans import PHASES, Engine, Job
+from bench.gpu_session.plans import PHASES, Engine, Job, Task
 from shoal.profiler.journal import Journal
 from shoal.profiler.profiles import Measured, Shape
 from shoal.profiler.specs import Objective, Settings
@@ -47,11 +47,14 @@ class Result:
 
 
 def read_session(directory: Path) -> list[Result]:
-    """Every job of the plan that has a journal there, in the order of the plan."""
+    """Every job of the plan that has a journal there and measured what profiles hold, in the order of the plan."""
+    once: dict[str, tuple[Job, Engine, bool]] = {}
+    for job, engine, mps in planned():  # phases may share jobs
+        once.setdefault(job.name, (job, engine, mps))
     return [
         Result(job, engine, mps, read_journal(path, engine, len(job.engines), mps=mps))
-        for job, engine, mps in planned()
-        if (path := directory / f"{job.name}.jsonl").exists()
+        for job, engine, mps in once.values()
+        if job.task in (Task.PROFILE, Task.MIX) and (path := directory / f"{job.name}.jsonl").exists()
     ]
 
 
