@@ -225,7 +225,8 @@ class TestMix:
         ],
     )
     def test_not_while_blind_moving_or_stuck(self, more):
-        assert ("l40s", 1, 1) not in shape(self.decide(since=NOW - 10, **more))
+        """Beside stuck replicas it grows, by the cheapest type; it gives up none that it has."""
+        assert shape(self.decide(since=NOW - 10, **more))["h100", 1, 1] >= 2
 
     def test_a_move_in_flight_is_named(self):
         moving = (make_variant(place(), 2), make_variant(place("l40s", L40S), 1, "w"))

@@ -20,6 +20,7 @@ from shoal.domain.service import Mode, ServiceKey
 from shoal.planner.assess import Assessment
 from shoal.planner.book import Book, make_uses, write_down
 from shoal.planner.candidates import NARROW, WIDE, Breadth, Wish, find_plans, move_cost
+from shoal.planner.growth import UNTRIED
 from shoal.planner.joint import MOST_EXACT, longest_prefix, solve
 from shoal.planner.ledger import Ledger, Room
 from shoal.planner.problem import Chosen, Problem
@@ -101,12 +102,13 @@ class Contender:
         return find_plans(Wish(a.fleets, 0.0, a.least, self.room, start), NARROW)
 
     def cost(self, plan: Mapping[Placement, int]) -> float:
-        """Money per hour: the plan, its move, and as much again for what goes to other placements than its own."""
+        """Money per hour: the plan and its move; growth into placements it has not yet counts a little dearer."""
         a = self.assessment
         usable = {p: n for p, n in plan.items() if p in a.fleets}
         cost = total_cost(usable, a.fleets) + move_cost(a.present, usable, a.fleets, a.startup_seconds)
         if self.choice.change is Change.GROW and self.choice.kept:
-            cost += total_cost({p: n for p, n in usable.items() if p not in self.choice.kept}, a.fleets)
+            untried = {p: n for p, n in usable.items() if p not in self.choice.kept}
+            cost += (UNTRIED - 1) * total_cost(untried, a.fleets)
         return cost
 
 

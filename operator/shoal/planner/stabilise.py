@@ -23,6 +23,10 @@ takes one at least. With H the largest 1/h and h0 = (1 - e)/(1 + e), moves are a
 the last term is ceil(2*e*lam0/(h*C)). tests/planner/test_stabilise.py tries every sequence an adversary has: the
 graph of all moves that some estimate allows has no cycle, and its longest path is within the bound.
 
+Growth by other replicas than the cheapest rate of its own (growth.py) is by (1 + eps) at least, so that a small replica
+does not come in small steps. After the first such growth the plan carries (1 - e)*lam0, and after the fourth
+(1 - e)*(1 + e)**3*lam0 > (1 + e)*lam0: there are at most four before the first shrink, and none after it.
+
 A change of mix needs a saving that exceeds what both variants cost while they overlap, in three successive plans (ten
 seconds), with no move in flight. The saving counts for as long as the last move lies back, an hour at most.
 """
@@ -39,9 +43,10 @@ from shoal.domain.plan import Demand
 from shoal.domain.reasons import HoldReason
 from shoal.domain.service import Memory
 from shoal.planner.bounds import cost_frontier
-from shoal.planner.candidates import HORIZON_SECONDS, move_cost
+from shoal.planner.candidates import HORIZON_SECONDS, Wish, move_cost
 from shoal.planner.demand import WINDOW_SECONDS, rate_now, uncertainty
 from shoal.planner.frontier import Offer
+from shoal.planner.growth import cheapest_growth
 from shoal.planner.ledger import Room
 from shoal.planner.rollout import can_arrive
 from shoal.planner.sizing import (
@@ -49,7 +54,6 @@ from shoal.planner.sizing import (
     Counts,
     Fleets,
     Sized,
-    grow,
     shrink,
     size,
     total_gpus,
@@ -146,6 +150,7 @@ def choose_target(situation: Situation) -> Choice:
     kept, wanted = base, _wanted(situation, base)
     grown = _grow(situation, base, wanted)
     if grown != base:
+        wanted = _finer(situation, base, wanted)
         base, change = grown, Change.FORCED if change is Change.FORCED else Change.GROW
     if change is Change.FORCED and not situation.fresh:
         base = kept = _not_smaller(situation, base)
@@ -189,7 +194,15 @@ def _grow(situation: Situation, base: Counts, wanted: float) -> Counts:
         return base
     if not base:
         return dict(size(situation.fleets, wanted, situation.least, situation.room).counts)
-    return dict(grow(situation.fleets, base, wanted, situation.least, situation.room).counts)
+    wish = Wish(situation.fleets, wanted, situation.least, situation.room, base)
+    return dict(cheapest_growth(wish, _finer(situation, base, wanted), situation.offer).counts)
+
+
+def _finer(situation: Situation, base: Counts, wanted: float) -> float:
+    """Rate that growth by other replicas than one's own shall carry: beyond what stationary noise asks for next."""
+    demand = situation.planned
+    carried = total_rate(base, situation.fleets)
+    return wanted if demand is None or wanted <= carried else max(wanted, (1 + uncertainty(demand)) * carried)
 
 
 def _at_least_uncertainty(demand: Demand, base: Counts, carried: float) -> float:
