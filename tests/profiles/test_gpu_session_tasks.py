@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from bench.gpu_session.__main__ import parse_cores
+from bench.gpu_session.checks import read_points, swept_knee
 from bench.gpu_session.clock import Setting, fit_clock
 from bench.gpu_session.plans import PHASES, Job, Task
+from bench.gpu_session.results import RESULTS
 from bench.gpu_session.tasks import likely_saturation
+from shoal.profiler.points import Point
+from shoal.profiler.specs import Kind
 
 JOBS = [job for lanes in PHASES.values() for lane in lanes for stage in lane for job in stage.jobs]
 
@@ -41,3 +47,16 @@ def test_the_share_that_follows_the_clock_is_found_again() -> None:
 
 def test_a_clock_that_never_moved_tells_nothing() -> None:
     assert fit_clock([_setting(1980, 40.0), _setting(1965, 41.0)]) is None
+
+
+def test_a_sweeps_knee_lies_where_too_many_come_late() -> None:
+    points = [_swept(rate, late) for rate, late in ((60.0, 90), (54.0, 4), (57.0, 40))]
+    assert swept_knee(points, 0.05) == (54.0, 57.0)
+    assert swept_knee(points[1:2], 0.05) is None
+
+
+def _swept(rate: float, late: int) -> Point:
+    points = read_points(RESULTS / "h200-2026-11-28" / "qwen2.5-7b.jsonl")
+    one = next(point for point in points if point.spec.kind is Kind.OPEN and not point.stopped)
+    spec = dataclasses.replace(one.spec, rate=rate, name="sweep")
+    return dataclasses.replace(one, spec=spec, planned=600, late_first=late, late_gap=0)
