@@ -12,18 +12,14 @@ from shoal.api.lists import list_map
 
 
 class Condition(Shape):
-    """One fact about the object, true or not, since when and why."""
+    """One fact about the object, and why."""
 
     type: CamelWord = Field(description="Name of the condition.")
     status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
-    observed_generation: Generation | None = Field(
-        None, description="metadata.generation of the object that this was said about."
-    )
-    last_transition_time: Timestamp = Field(description="When the status of this condition last changed.")
+    observed_generation: Generation | None = Field(None, description="metadata.generation this is about.")
+    last_transition_time: Timestamp = Field(description="When its status last changed.")
     reason: CamelWord = Field(description="Why, in one word for programs.")
-    message: Annotated[str, Field(max_length=1024)] = Field(
-        description="Why, in plain words with numbers and, where something is wrong, the way out."
-    )
+    message: Annotated[str, Field(max_length=1024)] = Field(description="Why, with numbers and the way out.")
 
 
 Conditions = Annotated[tuple[Condition, ...], list_map("type", max_items=16)]

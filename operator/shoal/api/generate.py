@@ -54,8 +54,24 @@ class _Dumper(yaml.SafeDumper):
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
         super().increase_indent(flow, False)
 
+    def represent_mapping(self, tag: str, mapping: Any, flow_style: bool | None = None) -> yaml.MappingNode:
+        node = super().represent_mapping(tag, mapping, flow_style)
+        node.flow_style = all(_is_short(value, key.value) for key, value in node.value)
+        return node
+
     def ignore_aliases(self, data: Any) -> bool:
         return True
+
+
+def _is_short(node: yaml.Node, key: str) -> bool:
+    """Whether it goes into the line of its parent: a plain value, a list of such, or the plain items of a list."""
+    match node:
+        case yaml.SequenceNode():
+            return all(isinstance(item, yaml.ScalarNode) for item in node.value)
+        case yaml.MappingNode():
+            return key == "items" and bool(node.flow_style)
+        case _:
+            return True
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

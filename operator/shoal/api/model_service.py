@@ -23,7 +23,7 @@ class ServedModel(ModelReference):
     """Which model is served."""
 
     served_name: ServedName | None = Field(
-        None, description="Name that clients send in the field `model`. Default: the name of this object."
+        None, description="What clients send as `model`. Default: the name of this object."
     )
 
 
@@ -32,16 +32,15 @@ class EngineChoice(Shape):
 
     class_: DNSLabel | None = Field(
         None,
-        description="Name of the EngineClass: image, version and resources of the engine, set by the administrator. "
-        f"Default: {defaults.ENGINE_CLASS}.",
+        description=f"The administrator's EngineClass: image, version, resources. Default: {defaults.ENGINE_CLASS}.",
     )
     tool_call_parser: ParserName | None = Field(
         None,
-        description="The engine's parser of tool calls, such as hermes. Default, or none: tool calls are not parsed.",
+        description="vLLM's parser of tool calls, such as hermes. Default, or none: not parsed.",
     )
     reasoning_parser: ParserName | None = Field(
         None,
-        description="The engine's parser of reasoning, such as qwen3. Default, or none: reasoning stays in the answer.",
+        description="vLLM's parser of reasoning, such as qwen3. Default, or none: not parsed.",
     )
 
 
@@ -60,21 +59,19 @@ class Objectives(Shape):
         None,
         ge=50,
         le=99,
-        description="Share of requests, in percent, that must meet every objective given here. "
-        f"Default: {defaults.PERCENTILE}.",
+        description=f"Percent of the requests that must meet every objective. Default: {defaults.PERCENTILE}.",
     )
     ttft_milliseconds: int | None = Field(
         None,
         ge=1,
         le=600_000,
-        description="Longest time from a request's arrival to its first token, in milliseconds.",
+        description="Longest time from arrival to first token.",
     )
     itl_milliseconds: float | None = Field(
         None,
         gt=0,
         le=60_000,
-        description="Longest mean gap between the tokens of one answer, in milliseconds. The percentile counts "
-        "requests, not single gaps.",
+        description="Longest mean gap between the tokens of one answer.",
     )
 
 
@@ -101,7 +98,7 @@ class Limits(Shape):
         None,
         ge=1,
         le=100_000,
-        description="GPUs this service may hold in all. Default: bounded only by the pools and their quotas.",
+        description="GPUs it may hold in all. Default: what pools and quotas allow.",
     )
 
 
@@ -117,7 +114,7 @@ class Standby(Shape):
         None,
         ge=0,
         lt=100,
-        description="Percent of the requests that may miss until new replicas are ready. Default: 100 - percentile.",
+        description="Percent of requests that may miss until new replicas are ready. Default: 100 - percentile.",
     )
 
 
@@ -126,8 +123,8 @@ class ProfileChoice(Shape):
 
     require: RequiredProfile | None = Field(
         None,
-        description="Any: plan cautiously on estimates until there are measurements. Measured: plan nothing until a "
-        "measured ModelProfile exists. Default: Any.",
+        description="Any: plan cautiously on estimates until measured. Measured: wait for a measured ModelProfile. "
+        "Default: Any.",
     )
 
 
@@ -185,46 +182,44 @@ class ModelServiceSpec(Shape):
     )
 
     model: ServedModel = Field(description="Which model is served, and where it comes from.")
-    engine: EngineChoice | None = Field(None, description="Which engine serves it. Default: the default EngineClass.")
+    engine: EngineChoice | None = Field(None, description="Which engine serves it.")
     pools: Annotated[tuple[DNSLabel, ...], unique(16, min_items=1)] | None = Field(
         None,
-        description="Names of the GPUPools that may be used. Default: every pool that admits this namespace.",
+        description="GPUPools that may be used. Default: all that admit this namespace.",
     )
-    slo: Objectives = Field(description="The latency objective (SLO): what must hold, and for how many requests.")
+    slo: Objectives = Field(description="The latency objective (SLO).")
     workload: Workload | None = Field(
         None,
-        description="What to plan for until traffic has been seen; then observed values take over. "
-        f"Default: {defaults.WORKLOAD_REQUESTS_PER_SECOND:g} request per second of "
+        description="What to plan for until traffic is seen. "
+        f"Default: {defaults.WORKLOAD_REQUESTS_PER_SECOND:g} request per second, "
         f"{defaults.WORKLOAD_INPUT_TOKENS:g} tokens in and {defaults.WORKLOAD_OUTPUT_TOKENS:g} out.",
     )
     limits: Limits | None = Field(None, description="Bounds that no decision crosses.")
-    standby: Standby | None = Field(None, description="Replicas in case the rate steps up. Default: none.")
-    parallelism: Parallelism | None = Field(
-        None, description="Narrows the search. Default: every configuration that fits is considered."
-    )
+    standby: Standby | None = Field(None, description="Spare replicas for a step of the rate. Default: none.")
+    parallelism: Parallelism | None = Field(None, description="Narrows the search. Default: all that fits.")
     profile: ProfileChoice | None = Field(None, description="Which performance data the plan may rest on.")
     priority: int | None = Field(
         None,
         ge=0,
         le=1000,
-        description="Who gets GPUs first when they are short; more is earlier. The pool caps it for a namespace, and "
-        f"it never takes another service's minReplicas. Default: {defaults.PRIORITY}.",
+        description="Higher gets scarce GPUs first, but never another's minReplicas. "
+        f"Capped by the pool. Default: {defaults.PRIORITY}.",
     )
     routing: Literal["Envoy", "Service"] | None = Field(
         None,
-        description="Envoy: one router per namespace sends each engine its share, and hot GPUs less. Service: a plain "
-        "Kubernetes Service, one engine per pod, all alike. Default: Envoy.",
+        description="Envoy: a router weighs the engines, hot GPUs less. Service: a plain Kubernetes Service, one "
+        "engine per pod. Default: Envoy.",
     )
     mode: Mode | None = Field(
         None,
-        description="Auto: decide and act. Observe: decide and report, change nothing. Manual: run what spec.manual "
-        "says, for a person, HPA or KEDA. Default: Auto.",
+        description="Auto: decide and act. Observe: only report. Manual: run spec.manual (a person, HPA or KEDA). "
+        "Default: Auto.",
     )
     manual: ManualPlacement | None = Field(None, description="What runs in mode Manual; kubectl scale writes here.")
 
 
 class ModelService(Resource):
-    """A small language model that is served within a latency objective. Shoal decides on which GPUs, and how."""
+    """A model served within a latency objective; Shoal decides on which GPUs, and how."""
 
     rules: ClassVar = (
         Rule(

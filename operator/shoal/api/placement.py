@@ -34,12 +34,12 @@ class Parallelism(Shape):
 
     tensor: Annotated[tuple[TensorParallel, ...], unique(4, min_items=1)] | None = Field(
         None,
-        description="Tensor-parallel degrees (GPUs per engine) that may be used. "
+        description="GPUs per engine (tensor parallel) that may be used. "
         f"Default: {_listed(defaults.TENSOR_PARALLEL)}.",
     )
     engines_per_gpu: Annotated[tuple[EnginesPerGPU, ...], unique(4, min_items=1)] | None = Field(
         None,
-        description="Numbers of engines that may share one GPU. More than one needs a pool that is claimed by DRA. "
+        description="Engines that may share one GPU; more than 1 needs a DRA pool. "
         f"Default: {_listed(defaults.ENGINES_PER_GPU)}.",
     )
 
@@ -58,9 +58,5 @@ class ManualPlacement(Shape):
 
     replicas: Replicas = Field(description="Replicas to run; 0 stops the service.")
     pool: DNSLabel | None = Field(None, description="GPUPool to run on. Default: the best one allowed.")
-    tensor_parallel: TensorParallel | None = Field(
-        None, description="GPUs per engine. Default: what Shoal would choose."
-    )
-    engines_per_gpu: EnginesPerGPU | None = Field(
-        None, description="Engines that share one GPU. Default: what Shoal would choose."
-    )
+    tensor_parallel: TensorParallel | None = Field(None, description="GPUs per engine. Default: Shoal's choice.")
+    engines_per_gpu: EnginesPerGPU | None = Field(None, description="Engines on one GPU. Default: Shoal's choice.")

@@ -159,7 +159,10 @@ class _Converter:
                 raise SchemaError(f"{path}: a list needs {key}")
         if "items" not in node:
             raise SchemaError(f"{path}: a list needs one type of items")
-        result = {"type": "array"} | _described(node) | _pick(node, _LIST_KEYS, path)
+        bounds = _pick(node, _LIST_KEYS, path)
+        if bounds.get("minItems") == 0:
+            del bounds["minItems"]
+        result = {"type": "array"} | _described(node) | bounds
         return result | {"items": self._convert(node["items"], f"{path}[]")}
 
 

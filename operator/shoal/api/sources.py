@@ -16,24 +16,22 @@ class HuggingFaceSource(Shape):
 
     token_secret_name: DNSSubdomain | None = Field(
         None,
-        description="Secret of this namespace whose key `token` holds the access token; the kubelet gives it to the "
-        "engine, Shoal never reads it. Default: no token.",
+        description="Secret of this namespace with the access token under `token`; only the engine's pod reads it. "
+        "Default: none.",
     )
 
 
 class VolumeSource(Shape):
     """A directory of a volume that already holds the model."""
 
-    claim_name: DNSSubdomain = Field(description="PersistentVolumeClaim of this namespace; mounted read-only.")
-    path: RelativePath | None = Field(
-        None, description="Directory of the model inside the volume, relative. Default: the root of the volume."
-    )
+    claim_name: DNSSubdomain = Field(description="Claim of this namespace; mounted read-only.")
+    path: RelativePath | None = Field(None, description="Relative directory of the model. Default: the volume's root.")
 
 
 class ImageSource(Shape):
     """An OCI image whose files are the model; mounted as a volume."""
 
-    reference: ImageReference = Field(description="Reference of the image, best by digest.")
+    reference: ImageReference = Field(description="Image, best by digest.")
 
 
 class ModelSource(Shape):
@@ -56,27 +54,22 @@ class ModelReference(Shape):
     """Which model, and where it comes from."""
 
     name: ModelName = Field(
-        description="Name of the model as on Hugging Face, organisation/name. Profiles are looked up by it, whatever "
-        "the source."
+        description="Name as on Hugging Face, organisation/name; profiles are found by it, whatever the source."
     )
     revision: Revision | None = Field(
         None,
-        description="Commit, tag or branch of the model. Give a full commit: with anything else a restarted engine may "
-        "load other weights, and condition RevisionNotPinned of a ModelService says so. "
+        description="Commit, tag or branch. Only a full commit pins the weights (see condition RevisionNotPinned). "
         f"Default: {defaults.REVISION}.",
     )
     max_context_tokens: int | None = Field(
         None,
         ge=64,
         le=16_777_216,
-        description="Longest prompt and answer together, in tokens. It decides what fits into the memory of a GPU. "
-        f"Default: the model's own limit, at most {defaults.MAX_CONTEXT_TOKENS}.",
+        description="Longest prompt and answer together. Default: the model's limit, at most "
+        f"{defaults.MAX_CONTEXT_TOKENS}.",
     )
     parameters: ParameterCount | None = Field(
         None,
-        description="Number of parameters, as in 7.6B or 125M. Needed only when neither the name of the model nor a "
-        "profile tells it.",
+        description="Number of parameters, as in 7.6B or 125M, if neither name nor profile tells it.",
     )
-    source: ModelSource | None = Field(
-        None, description="Where the engine loads the model from. Default: Hugging Face, without a token."
-    )
+    source: ModelSource | None = Field(None, description="Where it is loaded from. Default: Hugging Face, no token.")

@@ -22,9 +22,7 @@ class Lengths(Shape):
     )
 
     mean: Tokens = Field(description="Mean length in tokens.")
-    p95: Tokens | None = Field(
-        None, description="Length in tokens that 95 of 100 requests stay within. Default: twice the mean."
-    )
+    p95: Tokens | None = Field(None, description="95th percentile in tokens. Default: twice the mean.")
 
 
 class Workload(Shape):
