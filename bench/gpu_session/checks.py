@@ -22,8 +22,10 @@ CLOCK_HEADER = (
     "| model | prompt | clock, MHz | watts | time of a request, ms | share that follows the clock | residual, ms |\n"
     "|---|---|---|---|---|---|---|"
 )
-REPEAT_HEADER = "| job | overloaded, req/s | again | difference | highest rate within the objective | again |\n"
+REPEAT_HEADER = (
+    "| job | overloaded, req/s | again | difference | highest rate within the objective | again |\n"
     "|---|---|---|---|---|---|"
+)
 
 
 def late_share(point: Point) -> float:
