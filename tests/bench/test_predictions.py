@@ -41,7 +41,8 @@ def test_its_own_mix_is_what_was_measured() -> None:
 def test_longer_answers_lower_every_rate_and_the_margin() -> None:
     here = predict.rate(ROW, ROW.lengths)
     there = predict.rate(ROW, parse_lengths("gamma:512,320").mix(2000))
-    assert here is not None and there is not None
+    assert here is not None
+    assert there is not None
     assert predict.knee_of(there) < predict.knee_of(here)
     assert there.capacity.margin < here.capacity.margin
 
