@@ -93,7 +93,7 @@ def rate_row(basis: Basis, ratio: float = 1.0) -> Rating | None:
     objective = basis.objective
     knee, limit = curve.highest_rate(objective.ttft_ms, objective.itl_ms)
     missed = knee < LEAST_USE * curve.saturation
-    margin, credited = _margin(basis, curve), None
+    margin, credited = _margin(basis, curve, knee), None
     if basis.evidence is not None and not missed:
         gain = saturation_gain(basis)
         credited = credited_rate(knee, basis.evidence, gain)
@@ -149,11 +149,11 @@ def quantile(values: Quantiles, percentile: int, spread: tuple[tuple[int, float]
     return values.mean * next((factor for known, factor in spread if known >= percentile), spread[-1][1])
 
 
-def _margin(basis: Basis, curve: Curve) -> float:
+def _margin(basis: Basis, curve: Curve, knee: float) -> float:
     if basis.state is ProfileState.ESTIMATED:
         return MARGIN_ESTIMATED
     row = basis.row
-    measured = bool(row.points or row.overload_rate)
+    measured = bool(row.points or row.overload_rate) and knee >= _lowest(row) * curve.saturation
     modelled = MARGIN_MODELLED - (MARGIN_MODELLED - MARGIN_OUTSIDE) * outside(_use(basis))
     if not measured or basis.state in (ProfileState.LEARNED, ProfileState.STALE):
         return modelled
@@ -162,6 +162,13 @@ def _margin(basis: Basis, curve: Curve) -> float:
         return MARGIN_ESTIMATED
     far = 1.0 if basis.is_carried else min(1.0, distance(row.lengths, basis.lengths) / FAR)
     return MARGIN_MEASURED - (MARGIN_MEASURED - modelled) * far
+
+
+def _lowest(row: ProfileRow) -> float:
+    """Share of saturation of the lowest rate that was measured; 0 where only the saturation was."""
+    top = max((point.rate for point in row.points), default=0.0)
+    saturation = row.overload_rate or top / KNEE
+    return min((point.rate for point in row.points), default=0.0) / saturation if saturation else 0.0
 
 
 def _use(basis: Basis) -> Use:
@@ -191,9 +198,10 @@ def _profiled_curve(basis: Basis, ratio: float) -> Curve | None:
     own = measured_curve(row, basis.objective.percentile)
     if row.steps is None:
         return _scaled_by_size(own, basis, ratio)
+    as_measured = replace(basis, api_servers=row.api_servers, chunk=None)
+    there = _modelled(as_measured, row.lengths, row.kv_cache_tokens, 1.0)
+    own = _down_to_idle(own, there)
     if row.lengths != basis.lengths or basis.is_carried:
-        as_measured = replace(basis, api_servers=row.api_servers, chunk=None)
-        there = _modelled(as_measured, row.lengths, row.kv_cache_tokens, 1.0)
         here = _modelled(basis, basis.lengths, row.kv_cache_tokens, 1.0)
         if there is None or here is None:
             return None
@@ -223,6 +231,22 @@ def measured_curve(row: ProfileRow, percentile: int) -> Curve:
     steady = [p for p in row.points if p.rate <= OVERLOADED * saturation]
     ttft = [(p.rate, quantile(p.ttft, percentile, _TTFT_OVER_MEAN)) for p in steady]
     return Curve(make_line(ttft), make_line(itl), saturation, KNEE * saturation, "measured knee")
+
+
+def _down_to_idle(own: Curve, model: Curve | None) -> Curve:
+    """ITL below the lowest rate that was measured: it falls as the step model's does, and not below that.
+
+    Against one connection to ten real engines on H200: -12 to +59 %, and 2.3 times for one (0.5B); without it 1.2 to
+    2.9 times.
+    """
+    low = LEAST_USE * own.saturation
+    if model is None or not own.itl.known or own.itl.rates[0] <= low:
+        return own
+    first, value = own.itl.rates[0], own.itl.values[0]
+    idle, there = (model.itl.at(rate / own.saturation * model.saturation, model.saturation) for rate in (low, first))
+    least = min(value, max(idle, value * idle / there))
+    line = Line((low, *own.itl.rates), (least, *own.itl.values))
+    return replace(own, itl=line)
 
 
 def _scaled_by_size(own: Curve, basis: Basis, ratio: float) -> Curve:
