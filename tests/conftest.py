@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from e2e.devcluster import Config, DevCluster
+
+
+SECONDS_OF_A_MARK = {"long": 30.0, "cluster": 0.3}
+"""About what a test of this marker takes; others take next to nothing."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Modules that take longest come first: xdist hands them out in this order, and none is left for one worker."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
+    seconds: dict[str, float] = defaultdict(float)
+    for item in items:
+        marked = (length for mark, length in SECONDS_OF_A_MARK.items() if item.get_closest_marker(mark))
+        seconds[_module_of(item)] += next(marked, 0.01)
+    items.sort(key=lambda item: -seconds[_module_of(item)])
+
+
+def _module_of(item: pytest.Item) -> str:
+    return item.nodeid.partition("::")[0]
 
 
 def _session_directory(factory: pytest.TempPathFactory, name: str) -> Path:

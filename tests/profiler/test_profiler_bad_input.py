@@ -77,6 +77,7 @@ def test_a_server_that_is_too_slow_for_the_horizon(tmp_path: Path, capsys: pytes
     assert "use a longer --horizon" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_a_server_that_dies_midway(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     journal, output = tmp_path / "p.jsonl", tmp_path / "p.yaml"
     with sim_server(tmp_path) as server:
@@ -99,10 +100,11 @@ def test_a_server_that_dies_midway(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "PARTIAL" in (resource.spec.provenance.notes if resource.spec.provenance else "" or "")
 
 
+@pytest.mark.long
 def test_a_budget_that_is_too_short_and_then_is_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "p.yaml"
     with sim_server(tmp_path) as server:
-        words = ("--url", server.url, *QUICK, "-o", str(output))
+        words = ("--url", server.url, *QUICK, "--horizon", "2", "--tolerance", "0.5", "-o", str(output))
         assert profile(*words, "--budget", "0.02") == 1
         assert "out of budget before step idle" in capsys.readouterr().err
         assert not output.exists()

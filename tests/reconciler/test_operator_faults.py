@@ -120,6 +120,7 @@ def test_the_api_server_is_away_for_a_while(site: Site, proxy: Proxy) -> None:
     site.eventually(lambda: site.variants("later"), "it does not recover", timeout=60)
 
 
+@pytest.mark.long
 def test_a_stopped_leader_writes_nothing_when_it_wakes(site: Site, proxy: Proxy) -> None:
     """SIGSTOP past the lease: the other takes over; SIGCONT: not one write comes from the old one."""
     old = site.start(identity="old", server=proxy.url)
