@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import multiprocessing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ from bench.headtohead.simulator import Run, Setting, simulate
 from bench.headtohead.traffic import Lengths, Trace, make_shape, make_trace
 
 Plan = Mapping[str, Any]
-FIRST_SEEDS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,21 @@ class Bench:
     def table(self, engine: str) -> dict[str, Any]:
         """The capacity table of an engine."""
         return read_or_measure(self.engine(engine), self.results, self.cache)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One row of a result file that is to be made."""
+
+    path: Path
+    key: str
+    bench: Bench
+    job: Job | None = None
+    constant: tuple[float, int] = (0.0, 0)  # share of a replica's capacity, seed; where there is no job
+
+    def run(self) -> dict[str, Any]:
+        """Make it."""
+        return evaluate_constant(self.bench, *self.constant) if self.job is None else evaluate(self.bench, self.job)
 
 
 def make_engine(name: str, spec: Mapping[str, Any]) -> Engine:
@@ -177,7 +192,7 @@ def choose_tuned(bench: Bench, rows: Iterable[Mapping[str, Any]]) -> dict[str, d
 
 
 def evaluation_jobs(bench: Bench, tuned: Mapping[str, Mapping[str, Any]]) -> list[Job]:
-    """Everything that is compared, the quick ones first."""
+    """Everything that is compared, in the order in which it matters."""
     jobs: list[Job] = []
     for name, scenario in bench.plan["scenarios"].items():
         for _, engine, router, seed in _places({"scenarios": {name: scenario}}, scenario["seeds"]):
@@ -187,12 +202,9 @@ def evaluation_jobs(bench: Bench, tuned: Mapping[str, Mapping[str, Any]]) -> lis
     return sorted(jobs, key=_turn)
 
 
-def _turn(job: Job) -> tuple[int, int]:
-    """What is claimed first, then the first seeds of everything, then the rest: whoever stops early has the most."""
-    claimed = job.scenario == "step" and job.router == "round_robin" and job.policy in ("shoal", "hpa", "dynamo")
-    if claimed and not (job.policy == "dynamo" and job.variant == "default"):
-        return 0, job.seed
-    return (1 if job.seed <= FIRST_SEEDS else 2), job.seed
+def _turn(job: Job) -> tuple[bool, int]:
+    """Shoal and the tuned peers on every seed, then the rest: whoever stops early has what is claimed."""
+    return job.policy != "shoal" and (job.variant == "default" or job.policy == "static"), job.seed
 
 
 def _jobs_of(policy: str, spec: Mapping[str, Any], place: Job, tuned: Mapping[str, Mapping[str, Any]]) -> list[Job]:
@@ -203,9 +215,7 @@ def _jobs_of(policy: str, spec: Mapping[str, Any], place: Job, tuned: Mapping[st
         return [Job(*where, policy, str(number)) for number in spec["numbers"]]
     if policy == "shoal":
         return [Job(*where, policy)]
-    jobs = []
-    if place.seed <= int(spec.get("defaultLimits", {}).get(place.scenario, place.seed)):
-        jobs.append(Job(*where, policy, "default", json.dumps(spec["default"])))
+    jobs = [Job(*where, policy, "default", json.dumps(spec["default"]))]
     best = tuned.get(f"{place.scenario}/{place.engine}/{policy}")
     if best is not None and dict(best) != spec["default"]:
         jobs.append(Job(*where, policy, "tuned", json.dumps(best)))
@@ -226,42 +236,56 @@ def _places(plan: Plan, seeds: Sequence[int]) -> Iterator[tuple[str, str, str, i
     for name, scenario in plan["scenarios"].items():
         for engine in scenario["engines"]:
             for router in scenario["routers"]:
-                if engine not in scenario.get("routerEngines", {}).get(router, (engine,)):
-                    continue
                 for seed in seeds:
                     yield name, engine, router, seed
 
 
 def read_rows(path: Path) -> dict[str, dict[str, Any]]:
-    """Rows of a result file by their key."""
+    """Rows of a result file by their key. What a killed run wrote of its last row is cut off."""
     if not path.exists():
         return {}
-    rows = (json.loads(line) for line in path.read_text().splitlines() if line)
+    text = path.read_text()
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        path.write_text(whole)
+    rows = (json.loads(line) for line in whole.splitlines())
     return {row["key"]: row for row in rows}
 
 
-def run_all(calls: Sequence[tuple[str, Any]], path: Path, processes: int, say: Any) -> dict[str, dict[str, Any]]:
-    """Do what is not done yet, `processes` at a time, each result written as it comes. A call: its key, its job."""
-    done = read_rows(path)
-    missing = [call for key, call in calls if key not in done]
-    say(f"{path.name}: {len(done)} done, {len(missing)} to do")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with multiprocessing.get_context("spawn").Pool(processes) as pool, path.open("a") as file:
-        for number, row in enumerate(pool.imap_unordered(perform, missing), start=1):
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-            done[row["key"]] = row
+def run_all(calls: Sequence[Call], processes: int, say: Callable[[str], None]) -> int:
+    """Do what is not done yet, `processes` at a time and in this order, each result written as it comes.
+
+    Returns how many failed: the others go on.
+    """
+    done = {path: read_rows(path) for path in {call.path for call in calls}}
+    missing = [call for call in calls if call.key not in done[call.path]]
+    say(f"{len(calls) - len(missing)} done, {len(missing)} to do")
+    failed = 0
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        for number, (call, row, error) in enumerate(pool.imap_unordered(perform, missing), start=1):
+            if row is None:
+                failed += 1
+                say(f"{call.key} failed: {error}")
+            else:
+                append(call.path, row)
             if number % 20 == 0 or number == len(missing):
-                say(f"{path.name}: {number} of {len(missing)}")
-    return {key: done[key] for key, _ in calls}
+                say(f"{number} of {len(missing)}")
+    return failed
 
 
-def perform(call: tuple[Bench, str, Any]) -> dict[str, Any]:
-    """In a process of its own."""
-    bench, kind, arguments = call
-    if kind == "constant":
-        return evaluate_constant(bench, *arguments)
-    return evaluate(bench, arguments)
+def append(path: Path, row: Mapping[str, Any]) -> None:
+    """Add a row to a result file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def perform(call: Call) -> tuple[Call, dict[str, Any] | None, str]:
+    """In a process of its own: the row, or what went wrong."""
+    try:
+        return call, call.run(), ""
+    except Exception:  # a peer's failure must not end the runs of others
+        return call, None, traceback.format_exc()
 
 
 def _outcome(row: Mapping[str, Any]) -> Outcome:

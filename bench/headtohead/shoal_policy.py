@@ -1,7 +1,8 @@
 """Shoal's `decide()` as a scaling policy of Dynamo's simulator: a Snapshot from what that simulator tells.
 
-It tells, for each interval: arrivals; means of prompt, answer, TTFT and gap over what was answered; how many workers
-serve, start and drain; and of each worker's last step how many requests ran and waited. Nothing else is used.
+It tells, since it was asked last: arrivals; means of prompt, answer, TTFT and gap over what was answered; how many
+workers serve, start and drain; and of each worker's last step how many requests ran and waited. Nothing else is used.
+As in the operator, arrivals are counted twice in a planning interval, and a surge in the middle is planned for at once.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from shoal.domain.service import (
 )
 from shoal.domain.snapshot import Snapshot
 from shoal.planner.decide import decide
+from shoal.planner.demand import is_surge
 from shoal.planner.remember import remember
 
 ACCELERATOR = "NVIDIA-H100-80GB-HBM3"
@@ -51,14 +53,16 @@ ENGINE_VERSION = "0.24.0"
 POOL = "h100"
 KEY = ServiceKey("bench", "service")
 GIB = 2.0**30
-TICKS_KEPT = 360
-WINDOW_TICKS = 12  # means and queues are taken over a minute, as the operator does
+COUNTS = 2  # of arrivals in a planning interval, as in the operator
+COUNT_SECONDS = TICK_SECONDS / COUNTS
+TICKS_KEPT = 360 * COUNTS
+WINDOW_TICKS = 12 * COUNTS  # means and queues are taken over a minute, as the operator does
 FADING_SECONDS = 300.0  # lengths fade with this time constant, as in the operator
 FACTS = ModelFacts(8.191e9, 16.4e9, 147456.0, 40960)  # Qwen3-8B
 
 
 class ShoalPolicy:
-    """Calls `decide()` every planning interval (5 s) and answers with what its steps ask for."""
+    """Calls `decide()` every planning interval, earlier in a surge, and answers with what its steps ask for."""
 
     def __init__(self, setting: Setting, profile: Profile, declared_rate: float | None = None) -> None:
         self._setting = setting
@@ -70,19 +74,31 @@ class ShoalPolicy:
         self.decisions: list[Decision] = []
 
     def initial_tick_ms(self) -> float:
-        """The end of the first interval."""
-        return TICK_SECONDS * 1000
+        """The end of the first count."""
+        return COUNT_SECONDS * 1000
 
     def on_tick(self, snapshot: Mapping[str, Any]) -> dict[str, Any]:
-        """Decide."""
+        """Count, and decide when it is time."""
+        tick = self._seen.count(snapshot)
+        whole = self._seen.counts % COUNTS == 0
+        if whole:
+            self._seen.read_queues(snapshot)
+        wanted = self._decide(snapshot) if whole or self._is_surge(tick) else None
+        return answer(wanted, float(snapshot["now_ms"]), COUNT_SECONDS)
+
+    def _is_surge(self, tick: Tick) -> bool:
+        if not self.decisions:
+            return False
+        return is_surge(tick, COUNT_SECONDS, self.decisions[-1].explanation.demand)
+
+    def _decide(self, snapshot: Mapping[str, Any]) -> int | None:
+        """Replicas that the steps ask for; None when they ask for nothing."""
         now = float(snapshot["now_ms"]) / 1000
-        self._seen.record(snapshot)
         service = self._service(snapshot, now)
         decision = decide(make_snapshot(now, service, self._profile)).decisions[KEY]
         self._memory = remember(service, decision, now)
         self.decisions.append(decision)
-        wanted = sum(step.replicas for step in decision.steps)
-        return answer(wanted if wanted else None, float(snapshot["now_ms"]), TICK_SECONDS)
+        return sum(step.replicas for step in decision.steps) or None
 
     def _service(self, snapshot: Mapping[str, Any], now: float) -> Service:
         replicas = self._seen.replicas(snapshot, now)
@@ -101,6 +117,7 @@ class _Seen:
     """What was seen so far."""
 
     def __init__(self, lengths: Lengths) -> None:
+        self.counts = 0
         self._tail = lengths.tail
         self._ticks: deque[Tick] = deque(maxlen=TICKS_KEPT)
         self._windows: deque[Mapping[str, float]] = deque(maxlen=WINDOW_TICKS)
@@ -109,22 +126,24 @@ class _Seen:
         self._prompts = self._answers = self._weight = 0.0
         self._was_waiting: set[int] = set()
 
-    def record(self, snapshot: Mapping[str, Any]) -> None:
-        """Count an interval."""
+    def count(self, snapshot: Mapping[str, Any]) -> Tick:
+        """Close a tick of arrivals; means of lengths and latencies over what was answered in it."""
         traffic = snapshot["traffic"]
-        self._ticks.append(Tick(float(traffic["num_req"])))
+        self.counts += 1
+        tick = Tick(float(traffic["num_req"]))
+        self._ticks.append(tick)
         self._windows.append(traffic)
-        fade = 1 - TICK_SECONDS / FADING_SECONDS
+        fade = 1 - COUNT_SECONDS / FADING_SECONDS
         answered = float(traffic["shape_count"])
         self._weight = self._weight * fade + answered
         self._prompts = self._prompts * fade + answered * float(traffic["avg_isl"])
         self._answers = self._answers * fade + answered * float(traffic["avg_osl"])
-        self._record_queues(snapshot)
+        return tick
 
-    def _record_queues(self, snapshot: Mapping[str, Any]) -> None:
+    def read_queues(self, snapshot: Mapping[str, Any]) -> None:
         """Seconds that each worker's queue takes at the pace of the last minute; one reading alone does not count."""
         answered = sum(float(window["shape_count"]) for window in self._windows)
-        seconds = len(self._windows) * TICK_SECONDS
+        seconds = len(self._windows) * COUNT_SECONDS
         pace = max(answered / seconds / max(int(snapshot["active_decode_count"]), 1), 1 / seconds)
         waiting = {int(w["worker_id"]): float(w["num_queued_prefill"]) for w in snapshot["decode_fpm_snapshots"]}
         self._queues = {worker: n / pace if worker in self._was_waiting else 0.0 for worker, n in waiting.items()}
@@ -154,7 +173,8 @@ class _Seen:
             lengths = LengthMix(prompt, reply, prompt * self._tail, reply * self._tail)
         return Load(
             ticks=tuple(self._ticks),
-            tick_seconds=TICK_SECONDS,
+            tick_seconds=COUNT_SECONDS,
+            ticks_to_settle=COUNTS,
             fresh_fraction=1.0,
             lengths=lengths,
             lengths_requests=self._weight,

@@ -43,7 +43,7 @@ def worker(number, *, running=5, waiting=0):
 
 
 def tick(seconds, rate, *, active=1, starting=0, draining=0, waiting=0):
-    """What the simulator tells at the end of an interval of five seconds."""
+    """What the simulator tells at the end of half a planning interval: 2.5 s."""
     ids = iter(range(active + starting + draining))
     named = {name: [next(ids) for _ in range(n)] for name, n in
              (("active", active), ("starting", starting), ("draining", draining))}  # fmt: skip
@@ -54,22 +54,22 @@ def tick(seconds, rate, *, active=1, starting=0, draining=0, waiting=0):
         "active_decode_count": active,
         **{f"{name}_decode_ids": numbers for name, numbers in named.items()},
         "traffic": {
-            "duration_s": 5.0,
-            "num_req": rate * 5,
+            "duration_s": 2.5,
+            "num_req": rate * 2.5,
             "avg_isl": 512.0,
             "avg_osl": 128.0,
             "avg_ttft_ms": 40.0,
             "avg_itl_ms": 12.0,
-            "shape_count": rate * 5,
-            "ttft_count": rate * 5,
-            "itl_count": rate * 5,
+            "shape_count": rate * 2.5,
+            "ttft_count": rate * 2.5,
+            "itl_count": rate * 2.5,
         },
     }
 
 
 def targets(ticks):
     policy = ShoalPolicy(SETTING, make_profile(ENGINE, TABLE))
-    assert policy.initial_tick_ms() == 5000
+    assert policy.initial_tick_ms() == 2500
     return [policy.on_tick(seen)["target_decode"] for seen in ticks], policy
 
 
@@ -85,24 +85,25 @@ def test_the_profile_is_of_the_engines_own_degree():
 
 
 def test_shoal_grows_at_once_when_the_rate_steps_and_holds_while_replicas_start():
-    calm = [tick(5 * k, 10) for k in range(1, 40)]
-    high = [tick(200 + 5 * k, 60) for k in range(2)] + [tick(210 + 5 * k, 60, starting=3) for k in range(10)]
+    calm = [tick(2.5 * k, 10) for k in range(1, 79)]
+    high = [tick(195 + 2.5 * k, 60) for k in (1, 2, 3)] + [tick(195 + 2.5 * k, 60, starting=3) for k in range(4, 24)]
     found, policy = targets([*calm, *high])
-    assert found[:39] == [1] * 39
-    assert found[40:] == [4] * 11, "seen in the second tick of the step"
+    assert found[:78] == [None, 1] * 39, "in the middle of an interval it only counts"
+    assert found[78:80] == [1, 1], "the tick that may hold both rates is left out"
+    assert found[80:] == [4] + [4, None] * 10, "seen when it has lasted two ticks, in the middle of an interval"
     assert all(isinstance(decision, Scale) for decision in policy.decisions)
 
 
 def test_a_queue_counts_when_it_is_there_twice():
-    found, policy = targets([tick(5 * k, 10, waiting=400) for k in range(1, 4)])
+    found, policy = targets([tick(2.5 * k, 10, waiting=400) for k in range(1, 7)])
     stuck = [decision.explanation.demand.stuck_replicas for decision in policy.decisions]
     assert stuck == [0, 1, 1]
-    assert found[0] == 1
+    assert found[1] == 1
 
 
 def test_draining_workers_are_not_what_is_wanted():
-    found, _ = targets([tick(5 * k, 10, draining=2) for k in range(1, 4)])
-    assert found == [1, 1, 1]
+    found, _ = targets([tick(2.5 * k, 10, draining=2) for k in range(1, 7)])
+    assert found == [None, 1] * 3
 
 
 def test_signals_are_of_all_workers():
