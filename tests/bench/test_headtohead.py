@@ -206,9 +206,20 @@ def test_the_plan_names_jobs_that_can_be_made():
     bench = scaling.Bench(PLAN, Path(), Path())
     jobs = scaling.evaluation_jobs(bench, {"step/polynomial/hpa": {"share": 0.8, "down": 120}})
     assert len({job.key for job in jobs}) == len(jobs)
-    assert sum(job.policy == "shoal" and job.scenario == "step" for job in jobs) == 30
+    assert sum(job.policy == "shoal" and job.scenario == "step" for job in jobs) == 40
     evaluated = {seed for scenario in PLAN["scenarios"].values() for seed in scenario["seeds"]}
     assert not evaluated & set(PLAN["tuning"]["seeds"])
     grid = scaling.grid_of(PLAN["policies"]["kpa"])
     assert grid[0] == PLAN["policies"]["kpa"]["default"]
     assert len(grid) == 6
+
+
+def test_half_a_row_of_a_killed_run_is_cut_off_and_the_next_one_stands_alone(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    scaling.append(path, {"key": "a"})
+    with path.open("a") as file:
+        file.write('{"key": "b", "atta')
+    assert list(scaling.read_rows(path)) == ["a"]
+    scaling.append(path, {"key": "c"})
+    assert list(scaling.read_rows(path)) == ["a", "c"]
+    assert scaling.read_rows(tmp_path / "none.jsonl") == {}
