@@ -11,7 +11,6 @@ import pytest
 
 from e2e.devcluster import Config, DevCluster
 
-
 SECONDS_OF_A_MARK = {"long": 30.0, "cluster": 0.3}
 """About what a test of this marker takes; others take next to nothing."""
 

@@ -67,6 +67,45 @@ ALL_OFF: Object = {
 SETTINGS = {"defaults": DEFAULTS, "all-on": ALL_ON, "all-off": ALL_OFF}
 
 
+LEARNED: Object = {
+    "apiVersion": "shoal.dev/v1alpha1",
+    "kind": "ModelProfile",
+    "metadata": {
+        "name": "chat-learned",
+        "labels": {"app.kubernetes.io/managed-by": "shoal"},
+        "ownerReferences": [
+            {"apiVersion": "shoal.dev/v1alpha1", "kind": "ModelService", "name": "chat", "uid": "1", "controller": True}
+        ],
+    },
+    "spec": {
+        "model": {
+            "name": "acme/m",
+            "parameterCount": 1e9,
+            "weightsBytes": 2e9,
+            "kvBytesPerToken": 1000,
+            "maxContextTokens": 4096,
+        },
+        "accelerator": "NVIDIA-L40S",
+        "engine": {"name": "vllm", "version": "0.33.0"},
+        "source": "Learned",
+        "rows": [
+            {
+                "tensorParallel": 1,
+                "enginesPerGPU": 1,
+                "maxNumSeqs": 256,
+                "maxNumBatchedTokens": 2048,
+                "kvCacheTokens": 10000,
+                "inputTokens": {"mean": 100},
+                "outputTokens": {"mean": 50},
+                "steps": {"alphaMs": 5, "betaMsPerToken": 0.1, "gammaMsPerKVToken": 0.0001},
+                "evidence": {"requests": 200, "highestRate": 3.0, "percentile": 95},
+            }
+        ],
+    },
+}
+"""A ModelProfile as the operator keeps it."""
+
+
 def helm(*arguments: str, values: Object | None = None) -> subprocess.CompletedProcess[str]:
     """Run helm; values go in through standard input."""
     command = [str(helm_binary()), *arguments]

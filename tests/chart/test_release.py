@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from chart_tools import CHART, DEFAULTS, NAMESPACE, Object, helm, pod_templates, render
+from chart_tools import CHART, DEFAULTS, LEARNED, NAMESPACE, Object, helm, pod_templates, render
 
 from e2e.devcluster import Config, DevCluster
 from e2e.devcluster.access import run_apart
@@ -304,42 +304,6 @@ def test_rules_of_others_are_safe_from_the_operator(release: DevCluster) -> None
 
 
 PROFILES = "/apis/shoal.dev/v1alpha1/namespaces/default/modelprofiles"
-LEARNED = {
-    "apiVersion": "shoal.dev/v1alpha1",
-    "kind": "ModelProfile",
-    "metadata": {
-        "name": "chat-learned",
-        "labels": {"app.kubernetes.io/managed-by": "shoal"},
-        "ownerReferences": [
-            {"apiVersion": "shoal.dev/v1alpha1", "kind": "ModelService", "name": "chat", "uid": "1", "controller": True}
-        ],
-    },
-    "spec": {
-        "model": {
-            "name": "acme/m",
-            "parameterCount": 1e9,
-            "weightsBytes": 2e9,
-            "kvBytesPerToken": 1000,
-            "maxContextTokens": 4096,
-        },
-        "accelerator": "NVIDIA-L40S",
-        "engine": {"name": "vllm", "version": "0.33.0"},
-        "source": "Learned",
-        "rows": [
-            {
-                "tensorParallel": 1,
-                "enginesPerGPU": 1,
-                "maxNumSeqs": 256,
-                "maxNumBatchedTokens": 2048,
-                "kvCacheTokens": 10000,
-                "inputTokens": {"mean": 100},
-                "outputTokens": {"mean": 50},
-                "steps": {"alphaMs": 5, "betaMsPerToken": 0.1, "gammaMsPerKVToken": 0.0001},
-                "evidence": {"requests": 200, "highestRate": 3.0, "percentile": 95},
-            }
-        ],
-    },
-}
 APPLY = "application/apply-patch+yaml"
 FORCE = {"fieldManager": "shoal", "force": "true", "dryRun": "All"}
 
@@ -373,7 +337,7 @@ def test_the_operator_may_write_no_other_profile(part: str, fields: Object, mess
 def _measured(**metadata: Any) -> Object:
     body = _changed("spec", source="Measured")
     del body["spec"]["rows"][0]["evidence"]
-    labels = {**LEARNED["metadata"]["labels"], "shoal.dev/profile-run": "qwen"}  # type: ignore[index]
+    labels = {**LEARNED["metadata"]["labels"], "shoal.dev/profile-run": "qwen"}
     body["metadata"] = {"name": "of-a-run", "labels": labels, **metadata}
     return body
 

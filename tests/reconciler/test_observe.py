@@ -2,113 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 from objects import (
-    H100,
     add_claim,
     add_deployment,
-    add_engine_class,
     add_namespace,
-    add_node,
     add_pod,
     add_pool,
     add_service,
-    add_slice,
-    make_store,
-    put,
-    raw,
 )
+from observe_world import CHAT, STATUS_TARGET, TP1, Measured, add_variant, make_world, observe, reading
 
-from shoal.domain.configuration import Configuration, Placement
 from shoal.domain.live import LiveSample
 from shoal.domain.pool import ClaimKind
-from shoal.domain.service import Load, Memory, Mode, PlacedReplicas, ReplicaPhase, ServiceKey
-from shoal.domain.snapshot import Brakes
-from shoal.reconciler.items import Item
-from shoal.reconciler.kinds import MODEL_PROFILE, MODEL_SERVICE, Pod
-from shoal.reconciler.lessons import Lessons
-from shoal.reconciler.library import Library
-from shoal.reconciler.observe import Observer
-from shoal.reconciler.planloop import View
-from shoal.reconciler.startups import Startups
-from shoal.reconciler.store import Store
+from shoal.domain.service import Memory, Mode, PlacedReplicas, ReplicaPhase
+from shoal.reconciler.kinds import MODEL_SERVICE
 from shoal.render.reasons import ProblemReason
 from shoal.render.recipe import dump_placement
-from shoal.telemetry.gpu import GpuReading
-
-CHAT = ServiceKey("team", "chat")
-TP1 = Placement("h100", Configuration(H100))
-STATUS_TARGET = {
-    "pool": "h100",
-    "accelerator": H100,
-    "tensorParallel": 1,
-    "enginesPerGPU": 1,
-    "maxNumSeqs": 256,
-    "maxNumBatchedTokens": 2048,
-    "replicas": 3,
-}
-
-
-@dataclass
-class Measured:
-    """Telemetry and foreign pods in one."""
-
-    gpus: dict[str, tuple[GpuReading, ...]] = field(default_factory=dict)
-    foreign: tuple[Item[Pod], ...] | None = ()
-    samples: dict[frozenset[str], LiveSample] = field(default_factory=dict)
-
-    def load_of(self, service: ServiceKey) -> Load:
-        return Load()
-
-    def queue_seconds(self, namespace: str, pod: str) -> float | None:
-        return 2.5 if pod == "slow" else None
-
-    def sample_of(self, namespace: str, pods: Iterable[str]) -> LiveSample | None:
-        return self.samples.get(frozenset(pods))
-
-    def gpus_of(self, node: str) -> tuple[GpuReading, ...]:
-        return self.gpus.get(node, ())
-
-
-def make_observer(store: Store, measured: Measured | None = None) -> Observer:
-    world, library = measured or Measured(), Library(store)
-    return Observer(
-        store=store,
-        library=library,
-        telemetry=world,
-        foreign=world,
-        startups=Startups(),
-        lessons=Lessons(library),
-        operator_namespace="shoal-system",
-        brakes=Brakes(),
-        now=lambda: 1000.0,
-    )
-
-
-def observe(store: Store, measured: Measured | None = None, **memories: Memory) -> View:
-    return make_observer(store, measured).observe({ServiceKey("team", name): m for name, m in memories.items()})
-
-
-def make_world() -> Store:
-    store = make_store()
-    add_namespace(store, "team")
-    add_engine_class(store)
-    add_pool(store)
-    add_node(store, "a")
-    add_slice(store, "a", 4)
-    return store
-
-
-def add_variant(store: Store, replicas: int = 1, variant: str = "00000000", **annotations: str) -> None:
-    add_deployment(store, "chat", variant, replicas, {"shoal.dev/configuration": dump_placement(TP1), **annotations})
-
-
-def reading(uuid: str, clock: float | None) -> GpuReading:
-    return GpuReading(uuid, 0, max_clock_mhz=1980.0, clock_mhz=clock, clock_under_load_mhz=clock)
 
 
 def test_the_shortest_service() -> None:
@@ -313,89 +225,6 @@ def test_an_inventory_that_could_not_be_read_is_unknown() -> None:
     add_pool(store, "l40s", accelerator="NVIDIA-L40S", claim={"extendedResource": "nvidia.com/gpu"})
     view = observe(store, Measured(foreign=None))
     assert {pool.name: pool.stock is None for pool in view.snapshot.pools} == {"h100": False, "l40s": True}
-
-
-def test_profiles_of_the_service_and_of_the_operator() -> None:
-    store = make_world()
-    add_service(store)
-    row = {
-        "tensorParallel": 1,
-        "enginesPerGPU": 1,
-        "maxNumSeqs": 256,
-        "maxNumBatchedTokens": 2048,
-        "kvCacheTokens": 100000.0,
-        "inputTokens": {"mean": 100.0},
-        "outputTokens": {"mean": 100.0},
-        "steps": {"alphaMs": 3.0, "betaMsPerToken": 0.01, "gammaMsPerKVToken": 0.00001},
-    }
-    model = {
-        "name": "Qwen/Qwen2.5-1.5B-Instruct",
-        "parameterCount": 1.5e9,
-        "weightsBytes": 3e9,
-        "kvBytesPerToken": 28672.0,
-        "maxContextTokens": 4096,
-    }
-    spec = {
-        "model": model,
-        "accelerator": H100,
-        "engine": {"name": "vllm", "version": "0.33.0"},
-        "source": "Measured",
-        "rows": [row],
-    }
-    for namespace in ("team", "shoal-system", "stranger"):
-        head = {"apiVersion": "shoal.dev/v1alpha1", "kind": "ModelProfile"}
-        put(store, MODEL_PROFILE, raw("p", namespace, **head, spec=spec))
-    view = observe(store)
-    assert {profile.namespace for profile in view.snapshot.profiles} == {"team", "shoal-system"}
-    (service,) = view.snapshot.services
-    assert service.max_context_tokens == 4096  # the model's own, as the profile says
-
-
-def test_what_a_service_learned_counts_for_it_alone() -> None:
-    """Not part of the library; and a label or an owner alone, or somebody else's UID, makes it nobody's lesson."""
-    store = make_world()
-    add_service(store)
-    add_service(store, "other")
-    row = {
-        "tensorParallel": 1,
-        "enginesPerGPU": 1,
-        "maxNumSeqs": 256,
-        "maxNumBatchedTokens": 2048,
-        "kvCacheTokens": 100000.0,
-        "inputTokens": {"mean": 100.0},
-        "outputTokens": {"mean": 100.0},
-        "steps": {"alphaMs": 3.0, "betaMsPerToken": 0.01, "gammaMsPerKVToken": 0.00001},
-        "evidence": {"requests": 900, "highestRate": 2.0, "percentile": 95},
-    }
-    spec = {
-        "model": {
-            "name": "Qwen/Qwen2.5-1.5B-Instruct",
-            "parameterCount": 1.5e9,
-            "weightsBytes": 3e9,
-            "kvBytesPerToken": 28672.0,
-            "maxContextTokens": 4096,
-        },
-        "accelerator": H100,
-        "engine": {"name": "vllm", "version": "0.33.0"},
-        "source": "Learned",
-        "rows": [row],
-    }
-    head = {"apiVersion": "shoal.dev/v1alpha1", "kind": "ModelProfile", "spec": spec}
-    labels = {"app.kubernetes.io/managed-by": "shoal", "shoal.dev/model-service": "chat"}
-
-    def add(name: str, owner: str | None) -> None:
-        owners = [{"uid": owner, "controller": True}] if owner else []
-        put(store, MODEL_PROFILE, raw(name, **head, metadata={"labels": labels, "ownerReferences": owners}))
-
-    add("learned", "uid-team-chat")
-    add("forged", "uid-team-stranger")
-    add("plain", None)
-    view = observe(store)
-    services = {service.key.name: service for service in view.snapshot.services}
-    (learned,) = services["chat"].learned
-    assert learned.tally.requests == 900
-    assert services["other"].learned == ()
-    assert [profile.name for profile in view.snapshot.profiles] == ["plain"]
 
 
 def test_failures_are_told_with_numbers() -> None:

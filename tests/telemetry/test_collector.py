@@ -1,87 +1,17 @@
-"""What the collector concludes from answers and silence. The world is a table of answers; time is a number."""
+"""What the collector concludes from answers and silence."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 
 import pytest
+from collector_world import CHAT, TICK, World, counters, engine, page, router, targets_of
 
 from shoal.domain.service import Load, ServiceKey, Tick
 from shoal.telemetry.collector import Collector
 from shoal.telemetry.engine_page import EnginePage, Histogram
-from shoal.telemetry.envoy_stats import ClusterCounters
-from shoal.telemetry.gpu import GpuReading
-from shoal.telemetry.sources import EngineReading, SourceError
-from shoal.telemetry.targets import AgentTarget, EngineTarget, RouterTarget, Targets
-
-CHAT = ServiceKey("team", "chat")
-TICK = 5.0
-
-
-def engine(pod: str, index: int = 0, *, ready: bool = True, service: ServiceKey = CHAT) -> EngineTarget:
-    return EngineTarget(service, pod, index, "127.0.0.1", 8000 + index, ready)
-
-
-def router(pod: str, *, ready: bool = True) -> RouterTarget:
-    return RouterTarget("team", pod, "127.0.0.1", ready=ready)
-
-
-def page(finished: float = 0, running: float = 0, waiting: float = 0, **more: Histogram) -> EnginePage:
-    return EnginePage(running=running, waiting=waiting, finished=finished, **more)
-
-
-def counters(sent: float, **more: float) -> ClusterCounters:
-    return ClusterCounters(sent, 0, 0, 0, **more)
-
-
-@dataclass
-class World:
-    """A source that says what it is told to, and the clock."""
-
-    now: float = 1000.0
-    lag_seconds: float = 0.0
-    engines: dict[str, EnginePage] = field(default_factory=dict)  # by pod
-    routers: dict[str, Mapping[str, ClusterCounters]] = field(default_factory=dict)
-    gpus: dict[str, tuple[GpuReading, ...]] = field(default_factory=dict)
-    age: float = 0.0
-    error: str | None = None
-    closed: bool = False
-
-    async def read_engines(self, targets: Sequence[EngineTarget]) -> Mapping[EngineTarget, EngineReading]:
-        if self.error:
-            raise SourceError(self.error)
-        known = [target for target in targets if target.pod in self.engines]
-        return {target: EngineReading(self.engines[target.pod], self.age) for target in known}
-
-    async def read_routers(
-        self, targets: Sequence[RouterTarget]
-    ) -> Mapping[RouterTarget, Mapping[str, ClusterCounters]]:
-        return {target: self.routers[target.pod] for target in targets if target.pod in self.routers}
-
-    async def read_agents(self, targets: Sequence[AgentTarget]) -> Mapping[AgentTarget, tuple[GpuReading, ...]]:
-        return {target: self.gpus[target.node] for target in targets if target.node in self.gpus}
-
-    async def close(self) -> None:
-        self.closed = True
-
-    def collector(self, *targets: EngineTarget | RouterTarget | AgentTarget, routed: bool = False) -> Collector:
-        collector = Collector(self, tick_seconds=TICK, clock=lambda: self.now)
-        collector.set_targets(targets_of(*targets, routed=routed))
-        return collector
-
-    async def pass_tick(self, collector: Collector) -> None:
-        self.now += TICK
-        await collector.round()
-
-
-def targets_of(*targets: EngineTarget | RouterTarget | AgentTarget, routed: bool = False) -> Targets:
-    return Targets(
-        engines=tuple(t for t in targets if isinstance(t, EngineTarget)),
-        routers=tuple(t for t in targets if isinstance(t, RouterTarget)),
-        agents=tuple(t for t in targets if isinstance(t, AgentTarget)),
-        routed=frozenset({CHAT}) if routed else frozenset(),
-    )
+from shoal.telemetry.sources import EngineReading
+from shoal.telemetry.targets import EngineTarget
 
 
 async def test_nothing_is_known_at_first() -> None:
@@ -227,105 +157,6 @@ async def test_outcomes_are_those_of_the_last_minute() -> None:
     assert outcomes.failed == 0
 
 
-async def test_k_of_n_pods_silent_is_a_fraction_and_named() -> None:
-    world = World(engines={pod: page() for pod in "abcd"})
-    collector = world.collector(*(engine(pod) for pod in "abcd"))
-    await collector.round()
-    del world.engines["d"]
-    for finished in (1, 2, 3):
-        world.engines.update({pod: page(finished=finished) for pod in "abc"})
-        await world.pass_tick(collector)
-    load = collector.load_of(CHAT)
-    assert load.fresh_fraction == 0.75
-    assert load.ticks == (Tick(3, complete=False),) * 3
-    assert collector.silent_of(CHAT) == ("d",)
-
-
-async def test_when_nobody_answers_the_ticks_end() -> None:
-    world = World(engines={"a": page()})
-    collector = world.collector(engine("a"))
-    await collector.round()
-    world.engines["a"] = page(finished=5)
-    await world.pass_tick(collector)
-    world.engines.clear()
-    for _ in range(4):
-        await world.pass_tick(collector)
-    load = collector.load_of(CHAT)
-    assert (load.ticks, load.fresh_fraction) == ((Tick(5),), 0.0)
-    world.engines["a"] = page(finished=30)
-    await world.pass_tick(collector)
-    assert collector.load_of(CHAT).ticks == (Tick(5),) * 6
-
-
-async def test_a_pod_that_has_just_become_ready_is_no_outage() -> None:
-    world = World(engines={"a": page()})
-    collector = world.collector(engine("a"))
-    await collector.round()
-    collector.set_targets(targets_of(engine("a"), engine("b")))
-    assert collector.load_of(CHAT).fresh_fraction == 1.0
-    for _ in range(3):
-        await world.pass_tick(collector)
-    assert collector.load_of(CHAT).fresh_fraction == 0.5
-
-
-async def test_a_silent_pod_that_is_not_ready_is_no_outage() -> None:
-    world = World(engines={"a": page()})
-    collector = world.collector(engine("a"), engine("b", ready=False))
-    for _ in range(4):
-        await world.pass_tick(collector)
-    load = collector.load_of(CHAT)
-    assert load.fresh_fraction == 1.0
-    assert all(tick.complete for tick in load.ticks)
-
-
-async def test_a_number_that_is_missing_once_loses_nothing() -> None:
-    world = World(engines={"a": page()})
-    collector = world.collector(engine("a"))
-    await collector.round()
-    world.engines["a"] = EnginePage(running=5, waiting=0)
-    await world.pass_tick(collector)
-    world.engines["a"] = page(finished=8)
-    await world.pass_tick(collector)
-    assert collector.load_of(CHAT).ticks == (Tick(4), Tick(4))
-
-
-async def test_numbers_that_do_not_change_in_time_are_stale() -> None:
-    world = World(engines={"a": page()})
-    collector = world.collector(engine("a"))
-    await collector.round()
-    for _ in range(3):
-        world.age += TICK  # the same old numbers again
-        await world.pass_tick(collector)
-    load = collector.load_of(CHAT)
-    assert (load.ticks, load.fresh_fraction) == ((), 0.0)
-
-
-async def test_numbers_may_lag_as_much_as_their_source_says() -> None:
-    world = World(engines={"a": page()}, lag_seconds=30)
-    collector = world.collector(engine("a"))
-    await collector.round()
-    world.now += 35
-    assert collector.load_of(CHAT).fresh_fraction == 1.0
-    world.now += 10
-    assert collector.load_of(CHAT).fresh_fraction == 0.0
-
-
-async def test_a_source_that_is_down_is_a_problem_and_not_zero() -> None:
-    world = World(engines={"a": page()})
-    collector = world.collector(engine("a"))
-    await collector.round()
-    world.error = "Prometheus did not answer"
-    for _ in range(3):
-        await world.pass_tick(collector)
-    assert collector.problem == "Prometheus did not answer"
-    load = collector.load_of(CHAT)
-    assert (load.ticks, load.fresh_fraction) == ((), 0.0)
-    world.error = None
-    await world.pass_tick(collector)
-    assert collector.problem is None
-    assert collector.load_of(CHAT).fresh_fraction == 1.0
-
-
 async def test_a_queue_is_measured_in_seconds() -> None:
     world = World(engines={"a": page()})
     collector = world.collector(engine("a"))
@@ -468,73 +299,3 @@ async def test_callbacks_come_after_each_round() -> None:
     collector.on_round(lambda: seen.append(collector.load_of(CHAT).fresh_fraction))
     await collector.round()
     assert seen == [1.0]
-
-
-GPU = GpuReading("GPU-1", 0, clock_mhz=1980, busy=0.9)
-
-
-async def test_a_clock_counts_only_under_load() -> None:
-    world = World(gpus={"n": (replace(GPU, clock_mhz=345, busy=0.0, throttle_reasons=("GpuIdle",)),)})
-    collector = world.collector(AgentTarget("n", "127.0.0.1"))
-    await collector.round()
-    assert collector.gpus_of("n")[0].clock_under_load_mhz is None
-    world.gpus["n"] = (GPU,)
-    await world.pass_tick(collector)
-    assert collector.gpus_of("n")[0].clock_under_load_mhz == 1980
-
-
-async def test_a_slow_gpu_that_lost_its_traffic_stays_slow_for_a_while() -> None:
-    """Otherwise it would get its traffic back, be found slow, lose it again, and so on."""
-    world = World(gpus={"n": (replace(GPU, clock_mhz=1200),)})
-    collector = world.collector(AgentTarget("n", "127.0.0.1"))
-    await collector.round()
-    world.gpus["n"] = (replace(GPU, clock_mhz=300, busy=0.1),)
-    await world.pass_tick(collector)
-    world.now += 590
-    await collector.round()
-    assert collector.gpus_of("n")[0].clock_under_load_mhz == 1200
-    world.now += 20
-    await collector.round()
-    assert collector.gpus_of("n")[0].clock_under_load_mhz is None
-
-
-async def test_a_gpu_whose_fault_stands_is_not_forgiven() -> None:
-    world = World(gpus={"n": (replace(GPU, clock_mhz=1200),)})
-    collector = world.collector(AgentTarget("n", "127.0.0.1"))
-    await collector.round()
-    world.gpus["n"] = (replace(GPU, clock_mhz=300, busy=0.0, throttle_reasons=("GpuIdle", "HwThermalSlowdown")),)
-    for _ in range(200):
-        await world.pass_tick(collector)
-    assert collector.gpus_of("n")[0].clock_under_load_mhz == 1200
-
-
-async def test_one_odd_clock_moves_nothing() -> None:
-    world = World()
-    collector = world.collector(AgentTarget("n", "127.0.0.1"))
-    seen = []
-    for clock in (1980, 1980, 700, 1980, 1300, 1300):
-        world.gpus["n"] = (replace(GPU, clock_mhz=clock),)
-        await world.pass_tick(collector)
-        seen.append(collector.gpus_of("n")[0].clock_under_load_mhz)
-    assert seen == [1980, 1980, 1980, 1980, 1300, 1300]
-
-
-async def test_a_busy_share_that_cannot_be_read_leaves_the_reasons() -> None:
-    world = World(gpus={"n": (replace(GPU, busy=None),)})
-    collector = world.collector(AgentTarget("n", "127.0.0.1"))
-    await collector.round()
-    assert collector.gpus_of("n")[0].clock_under_load_mhz is None
-    world.gpus["n"] = (replace(GPU, busy=None, throttle_reasons=("SwPowerCap",)),)
-    await world.pass_tick(collector)
-    assert collector.gpus_of("n")[0].clock_under_load_mhz == 1980
-
-
-async def test_readings_that_stop_become_unknown() -> None:
-    world = World(gpus={"n": (GPU,)})
-    collector = world.collector(AgentTarget("n", "127.0.0.1"))
-    await collector.round()
-    world.gpus.clear()
-    world.now += 31
-    await collector.round()
-    assert collector.gpus_of("n") == ()
-    assert collector.gpus_of("another") == ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from test_collector import TICK, World, engine, page, targets_of
+from collector_world import TICK, World, engine, page, targets_of
 
 from shoal.domain.live import LiveSample
 from shoal.telemetry.collector import Collector

@@ -20,7 +20,7 @@ lam <= h*k*C, so lam0 <= lam/(1 - e) <= h*k*C/(1 - eps) = k*C/(1 + eps), so ever
 growth adds a replica and none goes beyond ceil((1 + e)*lam0/C), or the one step of (1 + eps)*n; after it every shrink
 takes one at least. With H the largest 1/h and h0 = (1 - e)/(1 + e), moves are at most
 2 + ceil(2*e*lam0/C) + ceil(((1 + e)*H - (1 - e)/h0)*lam0/C), however long the episode lasts; where eps = e is constant
-the last term is ceil(2*e*lam0/(h*C)). tests/planner/test_stabilise.py tries every sequence an adversary has: the
+the last term is ceil(2*e*lam0/(h*C)). tests/planner/test_stabilise_bounds.py tries every sequence an adversary has: the
 graph of all moves that some estimate allows has no cycle, and its longest path is within the bound.
 
 Growth by other replicas than the cheapest rate of its own (growth.py) is by (1 + eps) at least, so that a small replica
