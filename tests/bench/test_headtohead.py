@@ -86,11 +86,11 @@ def test_the_profile_is_of_the_engines_own_degree():
 
 def test_shoal_grows_at_once_when_the_rate_steps_and_holds_while_replicas_start():
     calm = [tick(2.5 * k, 10) for k in range(1, 79)]
-    high = [tick(195 + 2.5 * k, 60) for k in (1, 2, 3)] + [tick(195 + 2.5 * k, 60, starting=3) for k in range(4, 24)]
+    high = [tick(195 + 2.5 * k, 60) for k in (1, 2, 3)] + [tick(195 + 2.5 * k, 60, starting=4) for k in range(4, 24)]
     found, policy = targets([*calm, *high])
     assert found[:78] == [None, 1] * 39, "in the middle of an interval it only counts"
     assert found[78:80] == [1, 1], "the tick that may hold both rates is left out"
-    assert found[80:] == [4] + [4, None] * 10, "seen when it has lasted two ticks, in the middle of an interval"
+    assert found[80:] == [5] + [5, None] * 10, "seen in the middle of an interval; newcomers alone carry it for a while"
     assert all(isinstance(decision, Scale) for decision in policy.decisions)
 
 

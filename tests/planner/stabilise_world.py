@@ -13,7 +13,8 @@ from planner_world import (
 from shoal.domain.service import Memory, PlacedReplicas
 from shoal.planner.ledger import UNBOUNDED, PoolRoom, Room
 
-C = 9.0  # requests per second of one replica
+C = 9.0  # requests per second of one replica alone
+POOLED = 10 / 1.08  # of each of several: the knee of 10, less its error
 PROFILE = make_profile([make_row(C / 0.9)])
 POOL = make_pool(gpus=400)
 OPEN = Room({"h100": PoolRoom(UNBOUNDED, groups=(UNBOUNDED,) * 4)})

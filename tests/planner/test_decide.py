@@ -86,7 +86,7 @@ class TestMessages:
             ({"rate": 20}, "3xTP1 in h100 for 20 req/s declared, no traffic seen yet; carries 27"),
             (
                 {"rate": 200, "limits": Limits(1, 2)},
-                "needs 23 GPUs; limits.maxGPUs allows 2. Serving 18 of 200 req/s within the objective. Raise limits",
+                "needs 22 GPUs; limits.maxGPUs allows 2. Serving 18.5 of 200 req/s within the objective. Raise limits",
             ),
             ({"pools": ("gone",)}, "No pool may be used: pools gone do not exist."),
             ({"paused": True}, "Keeps nothing: paused; remove the annotation shoal.dev/paused"),
@@ -99,7 +99,7 @@ class TestMessages:
         memory = Memory((PlacedReplicas(place(), 2),), traffic_seen=True)
         service = make_service(running=(make_variant(place(), 2),), load=make_load(40), memory=memory)
         message = decide_one(service, [make_pool()], PROFILES).explanation.message
-        assert "5xTP1 in h100 for 40 req/s over 300 s" in message
+        assert "6xTP1 in h100 for 40 req/s over 300 s" in message  # four, while the two work off their queues
         assert "was 2xTP1 in h100" in message
 
     def test_an_objective_out_of_reach_names_the_nearest(self):

@@ -39,6 +39,10 @@ def running_with(count, rate, **more):
     return replace(service, **more)
 
 
+def starting(count):
+    return (make_variant(place(), count, phase=ReplicaPhase.STARTING),)
+
+
 def replicas(service, **brakes):
     return decide_one(service, [POOL], [PROFILE], **brakes).plan.replicas
 
@@ -57,9 +61,11 @@ class TestTruthTable:
         ("what", "n", "change", "after"),
         [
             ("demand met", 4, {"load": make_load(34)}, 4),
-            ("forecast above capacity, but within its error", 4, {"load": make_load(36.2)}, 4),
-            ("forecast above capacity: at once to what carries it", 4, {"load": make_load(80)}, 9),
-            ("many replicas grow at least by the uncertainty", 20, {"load": make_load(181)}, 21),
+            ("forecast above capacity, but within its error", 4, {"load": make_load(37.2)}, 4),
+            ("forecast above capacity: at once to what carries it", 4, {"load": make_load(46)}, 5),
+            ("far above what they put through, so all will be stuck", 4, {"load": make_load(80)}, 12),
+            ("none serves yet: none will be stuck", 4, {"load": make_load(80), "running": starting(4)}, 9),
+            ("many replicas grow at least by the uncertainty", 20, {"load": make_load(186.5)}, 21),
             ("a lower rate that has lasted", 4, {"load": make_load(16)}, 2),
             ("a lower rate, but too little lower for its uncertainty", 4, {"load": make_load(26.5)}, 4),
             ("a lower rate that has not lasted", 4, {"load": make_load(16, ticks=20)}, 4),
@@ -141,7 +147,7 @@ class TestMissing:
 
     def test_growth_uses_what_arrived_at_least(self):
         load = Load((Tick(50.0),) * 54 + (Tick(400.0, complete=False),) * 6, 5.0, 0.5, MIX)
-        assert replicas(running_with(4, 0, load=load)) == 9
+        assert replicas(running_with(4, 0, load=load)) == 12
 
     def test_a_lost_memory_keeps_what_runs(self):
         service = running_with(4, 0, load=Load(), memory=Memory())
@@ -255,7 +261,7 @@ class TestBrakes:
         assert held.reason is HoldReason.MOVES_LIMITED
         assert held.plan.replicas == 4
         assert isinstance(both(running_with(4, 90)), Scale)
-        assert both(running_with(4, 90)).plan.replicas == 10
+        assert both(running_with(4, 90)).plan.replicas == 13
 
 
 class TestLossOfCapacity:

@@ -107,6 +107,8 @@ class Demand:
     observed: bool  # False: the declared or assumed workload
     stuck_replicas: int = 0
     changing: bool = False  # a change is too young to be measured: `rate` is the one before it
+    trend: float = 0.0  # as the slope, over ten minutes, in which slower ones show
+    recent: float = 0.0  # mean rate of the last five minutes, whatever changed in them
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from shoal.domain.reasons import HoldReason, ProfileState
 from shoal.domain.service import Mode, Objective, Replica, ReplicaPhase, Service
 from shoal.domain.snapshot import Snapshot
 from shoal.planner.checks import Needs
+from shoal.planner.credit import KNEE_ERROR
 from shoal.planner.demand import declared_demand, is_fresh, observed_demand
 from shoal.planner.estimate import DEFAULT_MAX_NUM_BATCHED_TOKENS, DEFAULT_MAX_NUM_SEQS
 from shoal.planner.frontier import BarePool, Offer, Option, Same, intern_bare, make_bare, make_key, make_offer
@@ -191,13 +192,16 @@ def _stuck(service: Service) -> int:
 
 
 def _lasting_queues(service: Service, fleets: Mapping[Placement, Fleet], demand: Demand | None, startup: float) -> int:
-    """Stuck replicas whose queue would still exceed the objective when a new replica is ready.
+    """Replicas that are stuck: whose queue will exceed the objective when a new replica is ready.
 
     With rate `lam` on ready replicas that together put through X, a queue of q seconds becomes
-    `q + startup * (lam/X - 1)`. A queue that is gone by then is no reason for a replica more: it would come too late.
-    Worked: 16 of 21.5 req/s, 90 s: a queue of 2 s is gone (2 - 23 < 0), one of 60 s is not (60 - 23 = 37).
+    `q + startup * (lam/X - 1)`. One that is there must also be seen to exceed the objective now: if it is gone by then,
+    another replica would come too late. One that is not there yet must come even at the rate less its standard error,
+    from replicas that put through KNEE_ERROR more.
+    Worked: 16 of 21.5 req/s, 90 s: a queue of 2 s is gone (2 - 23 < 0), one of 60 s is not (60 - 23 = 37); at 60 req/s
+    there will be one of 143 s at least (60 / 21.5 / 1.08 = 2.58).
     """
-    if demand is None or not demand.stuck_replicas or service.objective.ttft_ms is None:
+    if demand is None or not demand.observed or service.objective.ttft_ms is None:
         return 0
     ready = [
         (replica, fleets[variant.placement].option.overload_rate)
@@ -206,8 +210,13 @@ def _lasting_queues(service: Service, fleets: Mapping[Placement, Fleet], demand:
         for replica in variant.replicas
         if replica.phase is ReplicaPhase.READY
     ]
-    growth = startup * (demand.forecast / max(sum(rate for _, rate in ready), 1e-9) - 1)
+    throughput = max(sum(rate for _, rate in ready), 1e-9)
     bound = service.objective.ttft_ms / 1000
+    if startup * ((demand.forecast - demand.standard_error) / throughput / (1 + KNEE_ERROR) - 1) > bound:
+        return len(ready)
+    if not demand.stuck_replicas:
+        return 0
+    growth = startup * (demand.forecast / throughput - 1)
     queues = [replica.queue_seconds or 0.0 for replica, _ in ready]
     return sum(queue > bound and queue + growth > bound for queue in queues)
 

@@ -8,6 +8,7 @@ from typing import Final
 
 import numpy as np
 
+from shoal.planner.credit import pooled_share
 from shoal.planner.frontier import Offer
 from shoal.planner.problem import Floats
 
@@ -44,7 +45,8 @@ def cost_frontier(offer: Offer, without: frozenset[tuple[str, int]]) -> Frontier
     options = [option for option in offer.options if (option.placement.pool, option.gpus) not in without]
     if not options:
         return None
-    rates, costs = np.array([option.rate for option in options]), np.array([option.cost for option in options])
+    pooled = [option.rate * pooled_share(option.rating.capacity.margin) for option in options]
+    rates, costs = np.array(pooled), np.array([option.cost for option in options])
     single = _pareto(rates, costs)
     found = single
     for _ in range(MOST_REPLICAS - 1):

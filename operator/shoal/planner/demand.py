@@ -26,6 +26,7 @@ MOST_DISPERSION: Final = 50.0
 LEAST_DIFFERENCES: Final = 6  # fewer second differences say nothing about dispersion
 SLOPE_SECONDS: Final = 60.0
 SLOPE_ERRORS: Final = 4.0
+TREND_SECONDS: Final = 600.0  # slow trends show only in so long a window
 RECENT_SECONDS: Final = 30.0  # incomplete ticks this young bound the rate from below
 FRESH: Final = 0.9  # share of engines and ticks that must be known before anything is taken away
 MOST_UNCERTAIN: Final = 0.25
@@ -50,6 +51,8 @@ class Arrivals:
     standard_error: float
     slope: float
     changing: bool = False  # see present_window
+    trend: float = 0.0  # see lasting_trend
+    recent: float = 0.0
 
 
 def uncertainty(demand: Demand) -> float:
@@ -64,6 +67,14 @@ def uncertainty(demand: Demand) -> float:
 def rate_now(demand: Demand) -> float:
     """The rate at the end of the window, a trend included."""
     return max(0.0, demand.rate + demand.slope * demand.window_seconds / 2)
+
+
+def slope_bound(demand: Demand) -> float:
+    """The steepest slope of the window that noise and wander could make, as in `_believed_slope`."""
+    if demand.window_seconds <= 0:
+        return 0.0
+    noise = SLOPE_ERRORS * math.sqrt(12) * demand.standard_error
+    return (noise + 3 * LEAST_UNCERTAIN * demand.rate) / demand.window_seconds
 
 
 def declared_demand(workload: Workload) -> Demand:
@@ -92,13 +103,15 @@ def observed_demand(load: Load, startup_seconds: float, stuck_replicas: int) -> 
     now = max(0.0, arrivals.rate + arrivals.slope * arrivals.seconds / 2)
     return Demand(
         rate=arrivals.rate,
-        forecast=now + max(0.0, arrivals.slope) * max(0.0, startup_seconds),
+        forecast=now + max(0.0, arrivals.slope, arrivals.trend) * max(0.0, startup_seconds),
         standard_error=arrivals.standard_error,
         slope=arrivals.slope,
         window_seconds=arrivals.seconds,
         observed=True,
         stuck_replicas=stuck_replicas,
         changing=arrivals.changing,
+        trend=arrivals.trend,
+        recent=arrivals.recent,
     )
 
 
@@ -134,7 +147,29 @@ def estimate_arrivals(counts: Floats, tick_seconds: float, settled: int = 1) -> 
         standard_error=math.sqrt(phi * rate / seconds),
         slope=_believed_slope(window, phi, tick_seconds),
         changing=changing,
+        trend=lasting_trend(counts, phi, tick_seconds),
+        recent=_recent_rate(counts, tick_seconds),
     )
+
+
+def lasting_trend(counts: Floats, phi: float, tick_seconds: float) -> float:
+    """Slope over TREND_SECONDS in requests per second, per second; 0 where none is believed (`_believed_slope`).
+
+    A rate that changed abruptly in that time has no trend: a step has ended.
+    """
+    longest = int(TREND_SECONDS / tick_seconds)
+    window = counts[-longest:]
+    slope = _believed_slope(window, phi, tick_seconds) if len(window) == longest else 0.0
+    if slope:
+        _, ratio = _best_split(window)
+        if ratio / phi > CHANGE and not _is_ramp(window, phi, tick_seconds, ratio):
+            return 0.0
+    return slope
+
+
+def _recent_rate(counts: Floats, tick_seconds: float) -> float:
+    window = counts[-int(WINDOW_SECONDS / tick_seconds) :]
+    return float(window.sum()) / (len(window) * tick_seconds)
 
 
 def present_window(counts: Floats, phi: float, tick_seconds: float, settled: int = 1) -> tuple[Floats, bool]:

@@ -10,7 +10,7 @@ from shoal.domain.configuration import Placement
 from shoal.planner.bounds import cost_frontier
 from shoal.planner.candidates import NARROW, Wish, find_plans
 from shoal.planner.frontier import Offer
-from shoal.planner.sizing import Sized, grow, total_cost, total_rate
+from shoal.planner.sizing import Sized, grow, total_cost
 
 UNTRIED: Final = 1.05
 """Times its price what is added in a new placement counts: one more variant must be worth its while."""
@@ -42,5 +42,7 @@ def added_cost(wish: Wish, counts: Mapping[Placement, int]) -> float:
 def _least_cost(wish: Wish, finer: float, offer: Offer | None) -> float:
     """A bound below the cost of every other addition: spares the search where none is cheaper."""
     frontier = cost_frontier(offer, wish.room.full()) if offer else None
-    missing = max(wish.rate, finer) - total_rate(wish.start, wish.fleets)
+    pooled = {p: 2 if n == 1 else n for p, n in wish.start.items()}  # what joins one replica lets it carry more as well
+    had = sum(wish.fleets[p].rate(pooled[p]) * n / pooled[p] for p, n in wish.start.items() if n > 0)
+    missing = max(wish.rate, finer) - had
     return frontier.cost(missing, 0) if frontier else 0.0

@@ -190,7 +190,7 @@ def _part_of(variant: RunningVariant, wanted: int, fleets: Fleets, usual: float)
     fleet = fleets.get(variant.placement)
     gpus = variant.placement.configuration.gpus_per_replica
     rates = [
-        fleet.option.rate * derating_of(fleet.option, replica) if fleet else usual * gpus
+        fleet.option.rate * fleet.pooling * derating_of(fleet.option, replica) if fleet else usual * gpus
         for replica in variant.replicas
         if replica.phase is ReplicaPhase.READY
     ]

@@ -5,12 +5,15 @@ forecast.
 
     eps = 3*se/lam, between 0.03 and 0.25     h = (1 - eps)/(1 + eps)
     wait    when the rate is just changing: the tick in which it did holds both, and is not its size
-    grow    when stuck, or fut - se > n*C:  to max(ceil(fut/C), ceil((1 + eps)*n) if n >= 10), at once
-    stuck   replicas whose queue will still exceed the TTFT objective when a new replica is ready (assess.py)
+    grow    when fut - se > n*C, or too few serve beside stuck ones even at fut - se:
+            to max(ceil(fut/C), ceil((1 + eps)*n) if n >= 10, stuck + ceil(fut/(0.95*X_sat))), at once
+    stuck   replicas whose queue will exceed the TTFT objective when a new replica is ready (assess.py)
     shrink  when no queue exceeds it, nothing is starting, there is no upward trend, the rate has lasted and the last
-            move lies back for the shrink window, and everything is fresh:  to max(min, ceil(lam/(h*C)))
+            move lies back for the shrink window, and everything is fresh:  to max(min, ceil(lam/(h*C)));
+            of a rate that has steadily fallen for ten minutes to max(min, ceil(mean of the last five/C))
 
-With several placements n*C is the sum over replicas, derated as they are.
+With several placements n*C is the sum over replicas, derated as they are; C of one replica alone is less than that of
+each of several (credit.py, pooling).
 
 **Bound on moves under stationary noise.** Let the rate be lam0 and suppose that every estimate stays within a factor
 1 ± e of it, with no false change of rate, no slope believed, nothing stuck, C constant, and eps >= e in every plan (eps
@@ -26,6 +29,10 @@ graph of all moves that some estimate allows has no cycle, and its longest path 
 Growth by other replicas than the cheapest rate of its own (growth.py) is by (1 + eps) at least, so that a small replica
 does not come in small steps. After the first such growth the plan carries (1 - e)*lam0, and after the fourth
 (1 - e)*(1 + e)**3*lam0 > (1 + e)*lam0: there are at most four before the first shrink, and none after it.
+
+**Steady falls** are outside that episode: a rate within 1 ± 0.03 of a constant has no slope beyond 3*0.03*lam0/T
+(demand.py), so none is believed. While one lasts, the mean of the last five minutes is above the rate by half of what
+fell in them, more than 0.02*lam; growth after such a shrink needs that mean to rise by se, against the fall.
 
 A change of mix needs a saving that exceeds what both variants cost while they overlap, in three successive plans (ten
 seconds), with no move in flight. The saving counts for as long as the last move lies back, an hour at most.
@@ -44,7 +51,7 @@ from shoal.domain.reasons import HoldReason
 from shoal.domain.service import Memory
 from shoal.planner.bounds import cost_frontier
 from shoal.planner.candidates import HORIZON_SECONDS, Wish, move_cost
-from shoal.planner.demand import WINDOW_SECONDS, rate_now, uncertainty
+from shoal.planner.demand import WINDOW_SECONDS, rate_now, slope_bound, uncertainty
 from shoal.planner.frontier import Offer
 from shoal.planner.growth import cheapest_growth
 from shoal.planner.ledger import Room
@@ -65,6 +72,7 @@ from shoal.planner.thermal import vouched_fleet
 
 MANY: Final = 10  # from so many replicas on, growth is at least by the uncertainty, so that it comes in few moves
 NEARLY_SATURATED: Final = 0.95  # share of overloaded throughput that newcomers may be given while a queue drains
+SURE_SLOPE: Final = 1.5  # times what is believed: a fall that may be disbelieved in the next plan takes nothing away
 MIX_PATIENCE_SECONDS: Final = 10.0  # three successive plans, five seconds apart
 MIX_INTERVAL_SECONDS: Final = 600.0
 LEAST_SAVING: Final = 0.05  # of the present cost
@@ -175,17 +183,22 @@ def _first(situation: Situation) -> Choice:
 def is_enough(situation: Situation, counts: Mapping[Placement, int]) -> bool:
     """Whether these replicas carry what is needed and keep the floor."""
     rate = needed_rate(situation.demand) if situation.demand else 0.0
-    carried = total_rate(counts, situation.fleets)
-    return carried >= rate * ENOUGH and sum(counts.values()) >= situation.least
+    return total_rate(counts, situation.fleets) >= rate * ENOUGH and sum(counts.values()) >= situation.least
 
 
 def _wanted(situation: Situation, base: Counts) -> float:
     """Rate the target shall carry by the law of growth. Stale inputs grow from what is known, without a trend."""
-    demand = None if situation.demand is not None and situation.demand.changing else situation.planned
+    demand = situation.planned
+    if demand is None or demand.changing:
+        return 0.0
     carried = total_rate(base, situation.fleets)
-    if demand is None or carried >= needed_rate(demand) * ENOUGH:
-        return _beside_stuck(situation, base) if demand else 0.0
-    return max(demand.forecast, _beside_stuck(situation, base), _at_least_uncertainty(demand, base, carried))
+    needed = max(needed_rate(demand), _beside_stuck(situation, base, needed_rate(situation.demand or demand)))
+    if carried >= needed * ENOUGH:
+        return 0.0
+    beside = _beside_stuck(situation, base, (situation.demand or demand).forecast)
+    if carried >= needed_rate(demand) * ENOUGH:
+        return beside
+    return max(demand.forecast, beside, _at_least_uncertainty(demand, base, carried))
 
 
 def _grow(situation: Situation, base: Counts, wanted: float) -> Counts:
@@ -209,18 +222,17 @@ def _at_least_uncertainty(demand: Demand, base: Counts, carried: float) -> float
     return (1 + uncertainty(demand)) * carried if sum(base.values()) >= MANY else 0.0
 
 
-def _beside_stuck(situation: Situation, base: Counts) -> float:
-    """Capacity when newcomers alone carry the rate while stuck replicas work off their queues.
+def _beside_stuck(situation: Situation, base: Counts, rate: float) -> float:
+    """Capacity when newcomers alone carry a rate while stuck replicas work off their queues.
 
     Stuck replicas count at most as often as the rate needs replicas: an objective that every request misses must not
     grow the service for ever.
     """
-    demand = situation.demand
-    if demand is None or situation.lasting_queues == 0 or not base:
+    if situation.lasting_queues == 0 or not base:
         return 0.0
     fleet = situation.fleets[max(base, key=lambda placement: (base[placement], placement))]
-    stuck = min(situation.lasting_queues, max(1, fleet.need(demand.forecast)))
-    newcomers = demand.forecast / (NEARLY_SATURATED * fleet.option.overload_rate)
+    stuck = min(situation.lasting_queues, max(1, fleet.need(rate)))
+    newcomers = rate / (NEARLY_SATURATED * fleet.option.overload_rate)
     return fleet.rate(stuck + int(newcomers) + (newcomers > int(newcomers)))
 
 
@@ -238,7 +250,9 @@ def _not_smaller(situation: Situation, base: Counts) -> Counts:
 def _settle(situation: Situation, choice: Choice) -> Choice:
     """Everything is known and nothing had to change: give back what is not needed, or move to a cheaper mix."""
     demand = situation.planned
-    if demand is None or demand.changing or demand.stuck_replicas or situation.starting or demand.slope > 0:
+    if demand is None or demand.changing or demand.stuck_replicas or situation.starting:
+        return choice
+    if max(demand.slope, demand.trend) > 0:
         return choice
     if situation.slower:
         return choice  # what is planned with is not true now: no time to take anything away
@@ -249,9 +263,14 @@ def _settle(situation: Situation, choice: Choice) -> Choice:
 
 
 def _safe_rate(demand: Demand) -> float:
-    """Rate that a smaller plan must carry so that no later estimate within the uncertainty makes it grow again."""
+    """Rate that a smaller plan must carry so that no later estimate within the uncertainty makes it grow again.
+
+    Of a rate that steadily falls later estimates are lower, and the mean of the last minutes is above what it is now.
+    """
     eps = uncertainty(demand)
-    return rate_now(demand) * (1 + eps) / (1 - eps)
+    rate = rate_now(demand) if demand.slope < -SURE_SLOPE * slope_bound(demand) else demand.rate
+    steady = rate * (1 + eps) / (1 - eps)
+    return min(steady, demand.recent) if demand.trend < 0 else steady
 
 
 def _shrunk(situation: Situation, demand: Demand, choice: Choice) -> Choice | None:
@@ -275,8 +294,8 @@ def _least_left(max_loss: float, counts: Mapping[Placement, int], fleets: Fleets
     if not 0 <= max_loss < 1:
         return 0.0
     carried = total_rate(counts, fleets)
-    largest = max(fleets[placement].option.rate for placement in counts)
-    return max(0.0, min((1 - max_loss) * carried, carried - largest))
+    one_less = min(total_rate({**counts, placement: counts[placement] - 1}, fleets) for placement in counts)
+    return max(0.0, min((1 - max_loss) * carried, one_less))
 
 
 def _better_mix(situation: Situation, demand: Demand, choice: Choice) -> Choice:

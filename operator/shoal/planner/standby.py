@@ -67,4 +67,6 @@ def with_headroom(demand: Demand | None, headroom: float) -> Demand | None:
         forecast=headroom * demand.forecast,
         standard_error=headroom * demand.standard_error,
         slope=headroom * demand.slope,
+        trend=headroom * demand.trend,
+        recent=headroom * demand.recent,
     )

@@ -14,6 +14,7 @@ from typing import Final
 from shoal.domain.configuration import Placement
 from shoal.domain.service import Replica, ReplicaPhase
 from shoal.planner.capacity import clock_ratio, rate_row
+from shoal.planner.credit import pooled_share
 from shoal.planner.frontier import Offer, Option
 
 NEXT_TO_NOTHING: Final = 1e-6  # requests per second: stands for 0 where prices are taken by rate
@@ -36,11 +37,17 @@ def derating_of(option: Option, replica: Replica) -> float:
 class Fleet:
     """The rates of an option's replicas as they are: the fastest first, then newcomers.
 
-    A smaller number keeps the fastest, as the slow ones are given up first.
+    A smaller number keeps the fastest, as the slow ones are given up first. Two and more replicas carry `pooling` times
+    what each is planned for alone (credit.py).
     """
 
     option: Option
     deratings: tuple[float, ...] = ()  # of the replicas that hold GPUs, falling
+
+    @property
+    def pooling(self) -> float:
+        """Times its planned rate that a replica carries beside others."""
+        return pooled_share(self.option.rating.capacity.margin)
 
     @property
     def newcomer(self) -> float:
@@ -49,15 +56,24 @@ class Fleet:
 
     def rate(self, replicas: int) -> float:
         """Requests per second so many replicas carry."""
-        if not self.deratings:
-            return self.option.rate * replicas
-        present = self.deratings[:replicas]
-        return self.option.rate * (sum(present) + (replicas - len(present)) * self.newcomer)
+        return self._planned(replicas) * (self.pooling if replicas > 1 else 1.0)
 
     def need(self, rate: float) -> int:
         """Fewest replicas that carry a rate."""
         if rate <= 0:
             return 0
+        if self._planned(1) >= rate * (1 - 1e-9):
+            return 1
+        return max(2, self._need_planned(rate / self.pooling))
+
+    def _planned(self, replicas: int) -> float:
+        """The sum of what each is planned for alone."""
+        if not self.deratings:
+            return self.option.rate * replicas
+        present = self.deratings[:replicas]
+        return self.option.rate * (sum(present) + (replicas - len(present)) * self.newcomer)
+
+    def _need_planned(self, rate: float) -> int:
         if not self.deratings:
             return _ceil(rate / self.option.rate)
         covered = 0.0
