@@ -54,6 +54,7 @@ class Observations:
     full_pool_message: str = ""
     first_day_answers: int = 0
     operator_restarts: int = 0
+    operator_ends: list[str] = field(default_factory=list)  # how each replica of it last ended
     most_gpus: dict[str, int] = field(default_factory=dict)  # pool -> GPUs in use at most
     stock: dict[str, int] = field(default_factory=dict)  # pool -> GPUs that exist
 
@@ -143,7 +144,7 @@ def make_summary(
         Claim(
             "the operator was killed once and came back",
             seen.operator_restarts == 1,
-            f"{seen.operator_restarts} restarts",
+            "; ".join([f"{seen.operator_restarts} restarts", *seen.operator_ends]),
         ),
         _never_more_gpus(seen),
     )

@@ -66,7 +66,7 @@ class Watcher:
         self._last = now
         self._note_peaks()
         self._note_decisions()
-        self.seen.operator_restarts = max(self.seen.operator_restarts, restarts(operators))
+        self._note_restarts()
 
     def _note_peaks(self) -> None:
         held: Counter[str] = Counter()
@@ -74,6 +74,12 @@ class Watcher:
             held[pool_of(pod)] += gpus_of(pod)
         for pool, gpus in held.items():
             self.seen.most_gpus[pool] = max(self.seen.most_gpus.get(pool, 0), gpus)
+
+    def _note_restarts(self) -> None:
+        now = restarts(self.view.operators)
+        if now > self.seen.operator_restarts:
+            self.seen.operator_restarts = now
+            self.seen.operator_ends = last_ends(self.view.operators)
 
     def _note_decisions(self) -> None:
         for name, service in self.view.services.items():
@@ -135,6 +141,13 @@ def restarts(pods: Iterable[Object]) -> int:
     """Count the container restarts of some pods."""
     statuses = (status for pod in pods for status in pod.get("status", {}).get("containerStatuses", ()))
     return sum(status.get("restartCount", 0) for status in statuses)
+
+
+def last_ends(pods: Iterable[Object]) -> list[str]:
+    """How the containers of some pods last ended, with the last line each said."""
+    statuses = (status for pod in pods for status in pod.get("status", {}).get("containerStatuses", ()))
+    ended = [state["terminated"] for status in statuses if "terminated" in (state := status.get("lastState", {}))]
+    return [" ".join([f"exit {end['exitCode']}", *end.get("message", "").splitlines()[-1:]]) for end in ended]
 
 
 def condition(service: Object, kind: str) -> Object:

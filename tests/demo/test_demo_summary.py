@@ -8,7 +8,7 @@ import pytest
 
 from e2e.demo.summary import Decided, Observations, Request, Summary, make_summary, share
 from e2e.demo.timeline import Stream, Timeline
-from e2e.demo.watcher import gpus_of, gpus_of_summary, make_decided, restarts
+from e2e.demo.watcher import gpus_of, gpus_of_summary, last_ends, make_decided, restarts
 
 TIMELINE = Timeline()
 
@@ -127,6 +127,16 @@ def test_gpus_of_pods_by_claim_and_by_extended_resource() -> None:
 
 def test_restarts_are_counted_over_containers() -> None:
     assert restarts([{"status": {"containerStatuses": [{"restartCount": 1}, {"restartCount": 2}]}}, {}]) == 3
+
+
+def test_how_an_operator_ended_is_told() -> None:
+    killed = {"restartCount": 1, "lastState": {"terminated": {"exitCode": 137}}}
+    failed = {"restartCount": 1, "lastState": {"terminated": {"exitCode": 1, "message": "Traceback\nKeyError: 'a'\n"}}}
+    ends = last_ends([{"status": {"containerStatuses": [killed, failed, {"restartCount": 0}]}}])
+    assert ends == ["exit 137", "exit 1 KeyError: 'a'"]
+    seen = dataclasses.replace(good_observations(), operator_restarts=2, operator_ends=ends)
+    details = [claim.detail for claim in summarise(good_requests(), seen).claims]
+    assert "2 restarts; exit 137; exit 1 KeyError: 'a'" in details
 
 
 def test_the_schedule_covers_the_whole_run() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -28,6 +29,7 @@ class Server:
     holder: str | None = None
     version: int = 0
     away: bool = False
+    error: type[BaseException] = TimeoutError  # what asking it raises while it is away
 
 
 @dataclass
@@ -47,7 +49,7 @@ class Lock:
 
     async def get(self, name: str, namespace: str) -> tuple[bool, object]:
         if self.server.away:
-            raise TimeoutError
+            raise self.server.error
         if self.server.version == 0:
             return False, ApiException(status=404, reason="Not Found")
         self.lease_reference = SimpleNamespace(
@@ -140,8 +142,9 @@ async def test_one_of_two_leads_and_the_other_follows_after_the_lease() -> None:
     assert server.holder == "second"
 
 
-async def test_a_leader_without_the_api_server_stops_before_another_starts() -> None:
-    clock, server = Clock(), Server()
+@pytest.mark.parametrize("error", [TimeoutError, asyncio.CancelledError])
+async def test_a_leader_without_the_api_server_stops_before_another_starts(error: type[BaseException]) -> None:
+    clock, server = Clock(), Server(error=error)
     leader = Candidate(server, "first", clock)
     assert await leader.step()
     server.away = True

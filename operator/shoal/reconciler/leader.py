@@ -16,6 +16,7 @@ from kubernetes.aio.leaderelection.leaderelectionrecord import LeaderElectionRec
 from kubernetes.aio.leaderelection.resourcelock.leaselock import LeaseLock
 
 from shoal.reconciler.clock import Now, steady
+from shoal.reconciler.parts import is_asked_to_end
 
 logger = logging.getLogger(__name__)
 
@@ -113,8 +114,10 @@ class Elector:
         """Try once to take or renew the lease; True when we hold it now."""
         try:
             return await self._take_or_renew()
-        except Exception as error:
-            logger.warning("the lease could not be renewed: %s", error or type(error).__name__)
+        except (Exception, asyncio.CancelledError) as error:
+            if is_asked_to_end():
+                raise
+            logger.warning("the lease could not be renewed: %s", str(error) or type(error).__name__)
             return False
 
     async def _take_or_renew(self) -> bool:

@@ -11,6 +11,7 @@ from typing import Any, Final
 logger = logging.getLogger(__name__)
 
 _STOP_SECONDS: Final = 5.0
+_PAUSE_SECONDS: Final = 1.0
 
 
 async def keep_running(part: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -18,9 +19,20 @@ async def keep_running(part: Callable[[], Coroutine[Any, Any, None]]) -> None:
     while True:
         try:
             await part()
-        except Exception:
+        except (Exception, asyncio.CancelledError):
+            if is_asked_to_end():
+                raise
             logger.exception("%s ended; it starts again", part.__qualname__)
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(_PAUSE_SECONDS)
+
+
+def is_asked_to_end() -> bool:
+    """Whether somebody cancelled the present task.
+
+    A CancelledError alone does not say so: awaiting what somebody else cancelled raises it too.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def run_until(stop: asyncio.Event, parts: list[Coroutine[Any, Any, None]]) -> None:
