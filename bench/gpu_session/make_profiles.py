@@ -1,6 +1,7 @@
-"""`python -m bench.gpu_session.make_profiles [--check]`: profiles/measured from the journals of a session.
+"""`python -m bench.gpu_session.make_profiles [--check]`: profiles/measured from the journals of all sessions.
 
-Left out are the mixes that predictions are held against, engines under MPS (a pod's engines share without it), the
+Sessions are the directories of `results`, and the two runs of `bench.real_engine`. What several of them measured of one
+configuration on one GPU type is pooled into one row. Left out are the mixes that predictions are held against, the
 engine that was starved of KV on purpose, and the one that was never saturated.
 """
 
@@ -9,37 +10,61 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
 
-from bench.gpu_session.plans import Task
+from bench.gpu_session.plans import CHAT, Task
 from bench.gpu_session.results import RESULTS, Result, read_session
-from bench.real_engine.make_profiles import OUT
-from shoal.api.model_profile import Provenance
-from shoal.domain.profile import Link, Profile, ProfileRow
-from shoal.profiler.profiles import Subject, clock_under_load, make_profile, make_row
-from shoal.sim.profile_files import render_profile
+from bench.real_engine.results import read_runs
+from shoal.api.convert import row_to_domain
+from shoal.api.model_profile import ModelProfile, Provenance
+from shoal.domain.profile import Link, ProfileRow
+from shoal.profiler.measured import Measured, Subject
+from shoal.profiler.profiles import make_resource
+from shoal.profiler.rows import counted_points, date_of, make_row
+from shoal.sim.profile_files import render_manifest
 
-SESSIONS = ("h200-2026-11-28",)
+OUT: Final = Path(__file__).resolve().parents[2] / "profiles" / "measured"
 HEADER = "Made by python -m bench.gpu_session.make_profiles"
-LEFT_OUT = ("opt-13b-starved", "opt-13b-tp2")  # starved on purpose; never saturated
+STARVED = "starved"  # of KV on purpose
+UNRECORDED = "shoal profile 0.1.0 (commit not recorded)"  # journals that do not name their tool
+UNSATURATED = ("h200-2026-11-28/opt-13b-tp2",)
 NOTES = (
     "Real vLLM, dummy weights (speed does not depend on their values), prompts of random token ids, gamma lengths, "
-    "open-loop Poisson over HTTP from 5 client processes on cores of their own, windows of 12 s after 3 s of warm-up, "
-    "one run each: no spread is known. Other servers were on the GPU, idle. "
+    "open-loop Poisson over HTTP from client processes on the server's host, short windows (12 to 20 s). "
+    "Other servers were on the GPU, idle. "
 )
 
 
 def make_profiles() -> Iterator[tuple[str, str]]:
     """File name and YAML text of every profile."""
-    for session in SESSIONS:
-        by_model: dict[str, list[Result]] = defaultdict(list)
-        for result in read_session(RESULTS / session):
-            if result.job.task is Task.PROFILE and not result.mps and result.job.name not in LEFT_OUT:
-                by_model[result.model].append(result)
-        for results in by_model.values():
-            profile, provenance = _make_profile(results)
-            yield f"{profile.name}.yaml", render_profile(profile, provenance, HEADER)
+    by_subject: dict[Subject, dict[Hashable, list[Measured]]] = defaultdict(lambda: defaultdict(list))
+    for subject, measured in read_all():
+        by_subject[subject][_configuration(measured)].append(measured)
+    for subject, groups in sorted(by_subject.items(), key=lambda item: (item[0].model, item[0].accelerator)):
+        resource = _make_resource(subject, groups)
+        yield f"{resource.metadata.name}.yaml", render_manifest(resource, HEADER)
+
+
+def read_all() -> Iterator[tuple[Subject, Measured]]:
+    """Every run that profiles are made of, the oldest first."""
+    yield from read_runs()
+    sessions = [(folder, result) for folder in RESULTS.iterdir() if folder.is_dir() for result in read_session(folder)]
+    for folder, result in sorted(sessions, key=lambda pair: _began(pair[1])):
+        if is_for_profiles(folder.name, result):
+            facts = {"tool": UNRECORDED, **result.measured.facts}
+            yield subject_of(result), replace(result.measured, facts=facts)
+
+
+def is_for_profiles(session: str, result: Result) -> bool:
+    """Whether a job measured what a service would run as it is."""
+    name = result.job.name
+    starved = name.endswith(STARVED) and result.gpus == 1  # two GPUs starve no more than a 40 GB GPU does
+    task = result.job.task is Task.PROFILE and result.job.lengths == CHAT
+    whole = task and bool(result.measured.points)
+    return whole and not starved and f"{session}/{name}" not in UNSATURATED
 
 
 def subject_of(result: Result) -> Subject:
@@ -49,34 +74,50 @@ def subject_of(result: Result) -> Subject:
 
 
 def fitted_row(subject: Subject, result: Result) -> ProfileRow | None:
-    """The row of a job, with step times."""
-    measured = result.measured
-    return make_row(measured, measured.fit(subject.datasheet_steps(measured.shape)))
+    """The row of a job by itself, with step times."""
+    row = make_row([result.measured], subject)
+    return None if row is None else row_to_domain(row)
 
 
-def _make_profile(results: Sequence[Result]) -> tuple[Profile, Provenance]:
-    subject = subject_of(results[0])
-    rows = [row for result in results if (row := fitted_row(subject, result)) is not None]
-    # The lowest: a configuration that runs at its power cap as it always does must not look derated.
-    clocks = [clock for result in results if (clock := clock_under_load(result.measured)) is not None]
-    profile = make_profile(subject, rows, min(clocks, default=None))
-    return profile, _make_provenance(results)
+def _began(result: Result) -> float:
+    return min((point.began for point in result.measured.points), default=0.0)
 
 
-def _make_provenance(results: Sequence[Result]) -> Provenance:
-    facts = results[0].measured.facts
-    began = min(point.began for result in results for point in result.measured.points)
-    partial = [result.job.name for result in results if not result.measured.complete]
-    notes = NOTES + (f"The budget ended before every step was taken for: {', '.join(partial)}." if partial else "")
+def _configuration(measured: Measured) -> Hashable:
+    """What must be the same for runs to be pooled; caches of a size are told within a block or two."""
+    shape = measured.shape
+    return (
+        shape.tensor_parallel,
+        shape.engines_per_gpu,
+        shape.mps,
+        shape.max_num_seqs,
+        shape.max_num_batched_tokens,
+        round((shape.kv_cache_tokens or 0.0) / 256),
+        measured.settings.lengths,
+    )
+
+
+def _make_resource(subject: Subject, groups: Mapping[Hashable, Sequence[Measured]]) -> ModelProfile:
+    provenance = _make_provenance([measured for runs in groups.values() for measured in runs])
+    # The lowest clock: a configuration that runs at its power cap as it always does must not look derated.
+    resource = make_resource(subject, list(groups.values()), provenance, clock=min)
+    assert resource is not None, subject
+    return resource
+
+
+def _make_provenance(runs: Sequence[Measured]) -> Provenance:
+    facts = runs[0].facts
+    cores = " or ".join(sorted({str(run.facts["cores"]) for run in runs}, key=int))
+    requests = sum(point.answered for point in counted_points(runs))
     return Provenance(
         tool="bench.gpu_session",
         version="0.1.0",
         gpu_name=facts["gpu"]["name"],
         driver=facts["gpu"]["driver"],
-        date=datetime.fromtimestamp(began, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        host=f"{facts['cores']} CPU cores, half of them for each GPU, shared by servers and clients",
+        date=date_of(runs[-1].points),
+        host=f"{cores} CPU cores, shared by servers and clients",
         command=f"vllm {facts['engineVersion']}, {' '.join(facts['arguments'][0][1:])}",
-        notes=notes,
+        notes=f"{NOTES}{len(runs)} runs, {requests} requests; each row says what it is made of, and its errors.",
     )
 
 
@@ -85,13 +126,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; status 1 when a file differs")
     check = parser.parse_args().check
-    for name, text in make_profiles():
-        path = OUT / name
-        if check and (not path.exists() or path.read_text() != text):
+    made = dict(make_profiles())
+    stale = [name for name, text in made.items() if not (OUT / name).exists() or (OUT / name).read_text() != text]
+    stale += [path.name for path in OUT.glob("*.yaml") if path.name not in made]
+    if check:
+        for name in stale:
             print(f"profiles/measured/{name} differs: run python -m bench.gpu_session.make_profiles", file=sys.stderr)
-            return 1
-        if not check:
-            path.write_text(text)
+        return 1 if stale else 0
+    for name in stale:
+        (OUT / name).unlink(missing_ok=True)
+        if name in made:
+            (OUT / name).write_text(made[name])
     return 0
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.gpu_session.plans import PHASES, Engine, Job, Task
 from shoal.profiler.journal import Journal
-from shoal.profiler.profiles import Measured, Shape
+from shoal.profiler.measured import Measured, Shape
 from shoal.profiler.specs import Objective, Settings
 
 HERE = Path(__file__).parent

@@ -24,7 +24,7 @@ from shoal.profiler.clients import Clients
 from shoal.profiler.journal import Journal
 from shoal.profiler.lengths import parse_lengths
 from shoal.profiler.measure import Target, measure
-from shoal.profiler.profiles import Measured, Shape
+from shoal.profiler.measured import Measured, Shape
 from shoal.profiler.server import read_facts
 from shoal.profiler.specs import Settings, parse_objective
 from shoal.sim.arguments import parse_arguments

@@ -37,6 +37,15 @@ def make_row(points: int, latencies: list[float]) -> ProfileRowSpec:
                     for rate in range(points)
                 ),
                 "steps": {"alpha_ms": 12.01, "beta_ms_per_token": 0.2495, "gamma_ms_per_kv_token": 0.0005697},
+                "step_errors": {
+                    "alpha_ms": 0.0701,
+                    "beta_ms_per_token": 0.00205,
+                    "gamma_ms_per_kv_token": 5.12e-05,
+                    "relative_rms": 0.0133,
+                    "relative_worst": 0.0188,
+                },
+                "errors": {"overload_rate": 0.421, "kv_cache_tokens": 0.0},
+                "provenance": {"date": "2026-11-28T17:19:35Z", "windows": 11, "requests": 12345},
             }
         ).model_dump_json()
     )

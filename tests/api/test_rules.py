@@ -239,6 +239,13 @@ CASES = (
     Case(
         "ModelProfile",
         ".spec.rows[]",
+        "mps is about engines that share a GPU",
+        (("spec.rows.0.mps", True), ("spec.rows.0.enginesPerGPU", 2)),
+        (("spec.rows.0.mps", True),),
+    ),
+    Case(
+        "ModelProfile",
+        ".spec.rows[]",
         "a row needs",
         (("spec.rows.0.points", DELETE), ("spec.rows.0.steps", DELETE)),
         (("spec.rows.0.points", DELETE), ("spec.rows.0.steps", DELETE), ("spec.rows.0.overloadRate", DELETE)),

@@ -103,6 +103,26 @@ class TestSharing:
         assert shape(decision) == {("h100", 1, 4): 2}
         assert decision.plan.variants[0].replica_rate == pytest.approx(0.9 * 24)
 
+    @pytest.mark.parametrize(
+        ("measured", "pool", "engines"), [(True, True, 4), (False, False, 4), (True, False, 1), (False, True, 1)]
+    )
+    def test_rows_count_where_mps_is_as_it_was_measured(self, measured, pool, engines):
+        shared = replace(make_row(6, k=4), mps=measured)
+        profile = make_profile([make_row(10), shared], facts=self.small)
+        service = make_service(rate=40, facts=self.small, objective=Objective(95, 1000))
+        decision = decide_one(service, [make_pool(mps=pool)], [profile])
+        assert {k for _, _, k in shape(decision)} == {engines}
+        if engines == 1:
+            assert reasons(decision)["(4/GPU)"] is Rejection.ESTIMATE_MAY_NOT_SHARE
+
+    def test_with_and_without_mps_beside_each_other(self):
+        rows = [make_row(10), replace(make_row(6, k=4), mps=True), make_row(7, k=2)]
+        profile = make_profile(rows, facts=self.small)
+        service = make_service(rate=40, facts=self.small, objective=Objective(95, 1000))
+        chosen = {mps: shape(decide_one(service, [make_pool(mps=mps)], [profile])) for mps in (True, False)}
+        assert {k for _, _, k in chosen[True]} == {4}
+        assert {k for _, _, k in chosen[False]} == {2}
+
     def test_not_when_one_engine_alone_does_as_well(self):
         assert shape(self.plan(2.4)) == {("h100", 1, 1): 5}
 

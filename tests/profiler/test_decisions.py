@@ -14,9 +14,9 @@ from shoal.profiler.errors import ProfilerError
 from shoal.profiler.jobs import Ended, Records, make_trace
 from shoal.profiler.journal import Journal, read_journal
 from shoal.profiler.lengths import parse_lengths
+from shoal.profiler.measured import Measured, Shape
 from shoal.profiler.plan import load_plan, make_jobs
 from shoal.profiler.points import Point, make_statistic, summarise
-from shoal.profiler.profiles import Measured, Shape
 from shoal.profiler.skips import Candidate, Known, why_skip
 from shoal.profiler.specs import Kind, Objective, Settings, Spec
 

@@ -57,12 +57,11 @@ def test_engines_are_started_measured_and_ended(tmp_path: Path, capsys: pytest.C
     assert states["tiny-1b-tp1-k1-b4-c2048"] == "failed"
     assert "more KV cache memory is needed" in next(o["why"] for o in summary.values() if o["state"] == "failed")
     assert states["tiny-1b-tp1-k2-b4-c512"] in ("measured", "out of budget")
-    (resource,) = load_files([out / "tiny-1b-without-mps.yaml"])
+    (resource,) = load_files([out / "tiny-1b.yaml"])
     assert isinstance(resource, ModelProfile)
     (row,) = resource.spec.rows
     assert row.engines_per_gpu == 2
-    assert row.provenance is not None
-    assert "without MPS" in (row.provenance.notes or "")
+    assert not row.mps
     capsys.readouterr()
     launch(plan, out)  # neither what is done nor what failed is started again
     assert "starting" not in capsys.readouterr().out

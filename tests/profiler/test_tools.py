@@ -13,7 +13,7 @@ from shoal.cli.main import main
 from shoal.domain.profile import Source
 
 ROOT = Path(__file__).parents[2]
-MEASURED = ROOT / "profiles" / "measured" / "measured-qwen2-5-7b-h100.yaml"
+MEASURED = ROOT / "profiles" / "measured" / "measured-qwen2-5-7b-instruct-nvidia-h100-80gb-hbm3.yaml"
 SIMULATED = ROOT / "profiles" / "simulated" / "sim-qwen2-5-7b-h100.yaml"
 BENCH = {
     "model_id": "Qwen/Qwen2.5-7B-Instruct",

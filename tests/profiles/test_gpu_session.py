@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from bench.gpu_session.make_profiles import make_profiles
+from bench.gpu_session.make_profiles import OUT, make_profiles
 from bench.gpu_session.report import foretell
 from bench.gpu_session.results import RESULTS, Result, read_session
-from bench.real_engine.make_profiles import OUT
 from shoal.api.convert import profile_to_domain
 from shoal.api.load import load_text
 from shoal.api.model_profile import ModelProfile
 from shoal.domain.profile import Source
+from shoal.profiler.tools import row_key
 
 FILES = dict(make_profiles())
 RUNS = {result.job.name: result for result in read_session(RESULTS / "h200-2026-11-28")}
@@ -27,7 +27,29 @@ def test_the_shipped_file_is_made_from_the_journals(name: str) -> None:
     assert profile.source is Source.MEASURED
     assert all(row.overload_rate for row in profile.rows)
     assert resource.spec.provenance is not None
-    assert "no spread is known" in (resource.spec.provenance.notes or "")
+    assert "dummy weights" in (resource.spec.provenance.notes or "")
+
+
+def test_nothing_else_is_shipped_there() -> None:
+    assert {path.name for path in OUT.glob("*.yaml")} == set(FILES)
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_each_row_says_how_it_came_about_and_how_well_it_is_known(name: str) -> None:
+    (resource,) = load_text(FILES[name], where=name)
+    assert isinstance(resource, ModelProfile)
+    keys = [row_key(row) for row in resource.spec.rows]
+    assert len(keys) == len(set(keys))
+    for row in resource.spec.rows:
+        how, errors = row.provenance, row.errors
+        assert how is not None
+        assert all((how.tool, how.engine, how.gpu_name, how.driver, how.clock_mhz, how.link, how.date, how.lengths))
+        assert how.source is Source.MEASURED
+        assert min(how.windows or 0, how.requests or 0) > 0
+        assert errors is not None
+        assert 0 < (errors.overload_rate or 0.0) < 0.1 * (row.overload_rate or 0.0)
+        assert errors.kv_cache_tokens is not None
+        assert (row.step_errors is None) == (row.steps is None)
 
 
 def test_every_planned_job_has_a_journal() -> None:

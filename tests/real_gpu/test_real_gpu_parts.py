@@ -14,7 +14,8 @@ from shoal.api.load import load_text
 from shoal.sim.load_report import Outcome, Record
 
 H100 = "NVIDIA-H100-80GB-HBM3"
-PROFILE = Path(__file__).parents[2] / "profiles" / "measured" / "measured-qwen2-5-7b-h100.yaml"
+MEASURED = Path(__file__).parents[2] / "profiles" / "measured"
+PROFILE = MEASURED / "measured-qwen2-5-7b-instruct-nvidia-h100-80gb-hbm3.yaml"
 WISH = Wish(1000.0, 30.0, ((10.0, 2.0), (20.0, 4.0)), Lengths())
 
 

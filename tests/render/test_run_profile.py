@@ -9,7 +9,7 @@ from render_cases import load_recipe, make_run
 
 from shoal.api.load import parse
 from shoal.api.measurement import Measurement
-from shoal.api.model_profile import ModelProfile, ProfileRowSpec
+from shoal.api.model_profile import ModelProfile, ProfileRowSpec, RowProvenance
 from shoal.api.profile_run import ProfileRun
 from shoal.domain.profile import ModelFacts
 from shoal.render.run_profile import ProfileSubject, is_profile_of, make_run_profile, says_the_same
@@ -54,6 +54,33 @@ def test_rows_add_up_and_a_repeated_one_replaces() -> None:
     assert says_the_same(make_run_profile(subject(run), found(1, 21.0), again, 99.0), again)
     assert not says_the_same(again, both)
     assert not says_the_same(again, None)
+
+
+def test_a_row_says_how_it_came_about() -> None:
+    measured = found(1, 20.0, gpu_name="NVIDIA H100", driver="580.1", clock_mhz=1500.0, tool_version="1+abc")
+    assert measured.row is not None
+    short = RowProvenance(date="2026-11-28T12:00:00Z", windows=9, requests=1200)
+    measured = measured.model_copy(update={"row": measured.row.model_copy(update={"provenance": short})})
+    (row,) = make_run_profile(subject(make_run()), measured, None, 0.0)["spec"]["rows"]
+    how = row["provenance"]
+    assert (how["windows"], how["requests"], how["date"]) == (9, 1200, "2026-11-28T12:00:00Z")
+    assert (how["tool"], how["gpuName"], how["driver"], how["clockMHz"]) == (
+        *("shoal profile 1+abc", "NVIDIA H100", "580.1"),
+        1500.0,
+    )
+    assert (how["source"], how["lengths"]) == ("Measured", "gamma:512,128")
+    assert how["engine"].startswith("vllm ")
+
+
+def test_with_and_without_mps_are_two_rows() -> None:
+    run, both = make_run(), None
+    for mps in (True, False):
+        one = found(1, 20.0 + mps)
+        assert one.row is not None
+        row = one.row.model_copy(update={"engines_per_gpu": 2, "mps": mps or None})
+        both = make_run_profile(subject(run), one.model_copy(update={"row": row}), both, 0.0)
+    assert both is not None
+    assert [(row.get("mps", False), row["overloadRate"]) for row in both["spec"]["rows"]] == [(False, 20), (True, 21)]
 
 
 def test_another_run_begins_anew() -> None:

@@ -89,6 +89,7 @@ def row_to_domain(row: ProfileRowSpec) -> ProfileRow:
         points=tuple(_point_to_domain(point) for point in row.points or ()),
         steps=_steps_to_domain(row.steps) if row.steps else None,
         api_servers=row.api_servers or 1,
+        mps=bool(row.mps),
     )
 
 
@@ -108,6 +109,7 @@ def row_from_domain(row: ProfileRow) -> ProfileRowSpec:
             "points": tuple(_point_from_domain(point) for point in row.points) or None,
             "steps": _steps_from_domain(row.steps) if row.steps else None,
             "api_servers": row.api_servers if row.api_servers > 1 else None,
+            "mps": row.mps or None,
         }
     )
 

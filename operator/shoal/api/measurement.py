@@ -44,6 +44,10 @@ class MeasurementPlan(Shape):
     budget_seconds: float
     most_lag_ms: float
     message_bytes: int
+    subject: str | None = None  # the model's name in the profile; `model` is what requests call it
+    accelerator: str | None = None
+    parameters: float | None = None
+    mps: bool = False
 
 
 class Progress(Shape):

@@ -27,6 +27,7 @@ Latency = Annotated[float, Field(gt=0, le=86_400_000)]
 PositiveRate = Annotated[float, Field(gt=0, le=1_000_000)]
 StepTime = Annotated[float, Field(ge=0, le=1_000_000)]
 Text = Annotated[str, Field(max_length=512)]
+Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
 
 
 class ProfiledModel(Shape):
@@ -138,6 +139,15 @@ class StepErrors(Shape):
     relative_worst: Annotated[float, Field(ge=0, le=100)] = Field(description="The largest of them.")
 
 
+class RowErrors(Shape):
+    """Standard errors of what was measured directly: of the sample, or of repeated runs where those differ more."""
+
+    overload_rate: Annotated[float, Field(ge=0, le=1_000_000)] | None = Field(None, description="Of overloadRate.")
+    kv_cache_tokens: Annotated[float, Field(ge=0, le=1e12)] | None = Field(
+        None, description="Of kvCacheTokens; 0: every engine told the same."
+    )
+
+
 class RowProvenance(Shape):
     """How one row came about, where rows of several measurements stand together."""
 
@@ -152,6 +162,9 @@ class RowProvenance(Shape):
     date: Timestamp | None = Field(None, description="When it was measured.")
     lengths: Text | None = Field(None, description="Distribution of the lengths, as in gamma:512,128.")
     source: Source | None = Field(None, description="Where these numbers come from.")
+    runs: Count | None = Field(None, description="Measurements that were pooled. Default: 1.")
+    windows: Count | None = Field(None, description="Steps of the measurement that count, probes included.")
+    requests: Count | None = Field(None, description="Requests that were answered in them.")
     partial: bool | None = Field(None, description="Whether the measurement ended before its time.")
     notes: Text | None = Field(None, description="What a reader should know, as the knee and how sure it is.")
 
@@ -164,6 +177,11 @@ class ProfileRowSpec(Shape):
             "self.tensorParallel == 1 || self.enginesPerGPU == 1",
             "engines share a GPU only with tensorParallel 1",
             lambda row: 1 in (row.tensor_parallel, row.engines_per_gpu),
+        ),
+        Rule(
+            "!has(self.mps) || !self.mps || self.enginesPerGPU > 1",
+            "mps is about engines that share a GPU: leave it out where there is one",
+            lambda row: not row.mps or row.engines_per_gpu > 1,
         ),
         Rule(
             "has(self.points) || has(self.overloadRate) || has(self.steps)",
@@ -179,6 +197,11 @@ class ProfileRowSpec(Shape):
 
     tensor_parallel: TensorParallel = Field(description="GPUs per engine.")
     engines_per_gpu: EnginesPerGPU = Field(description="Engines that shared one GPU.")
+    mps: bool | None = Field(
+        None,
+        description="Whether they shared it through MPS. Such a row counts only where GPUPool.spec.sharing is MPS, "
+        "one without only where it is not. Default: false.",
+    )
     max_num_seqs: BatchLimit = Field(description="Requests the engine worked on at once, at most.")
     max_num_batched_tokens: BatchLimit = Field(description="Tokens the engine computed in one step, at most.")
     api_servers: APIServers | None = Field(
@@ -197,6 +220,7 @@ class ProfileRowSpec(Shape):
     )
     steps: StepTimes | None = Field(None, description="Fitted step times; they carry the row to other lengths.")
     step_errors: StepErrors | None = Field(None, description="How well the step times are known.")
+    errors: RowErrors | None = Field(None, description="How well the other numbers are known.")
     provenance: RowProvenance | None = Field(None, description="How this row came about.")
     evidence: RowEvidence | None = Field(None, description="Of a learned row: what live traffic said of it.")
 

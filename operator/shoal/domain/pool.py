@@ -88,6 +88,7 @@ class Pool:
     link: Link = Link.NONE
     island_size: int | None = None  # GPUs that share the fast link; None: a node
     unified_memory: bool = False
+    mps: bool = False  # engines that share a GPU do so through MPS
     datasheet: Datasheet | None = None
     derate: bool = True
     admissions: tuple[Admission, ...] = field(default_factory=tuple)

@@ -106,6 +106,7 @@ class ProfileRow:
     points: tuple[RatePoint, ...] = ()  # sorted by rate
     steps: StepModel | None = None
     api_servers: int = 1  # server processes in front of the engine that was measured
+    mps: bool = False  # engines shared the GPU through MPS
 
 
 @dataclass(frozen=True, slots=True)

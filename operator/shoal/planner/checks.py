@@ -126,7 +126,8 @@ def _estimate_may_not_share(candidate: Candidate) -> Verdict:
         return None
     if choice is None and c in candidate.needs.kept:
         return None
-    return Rejection.ESTIMATE_MAY_NOT_SHARE, "engines share a GPU only where that was measured"
+    how = "with" if candidate.pool.mps else "without"
+    return Rejection.ESTIMATE_MAY_NOT_SHARE, f"engines share a GPU only where that was measured, here {how} MPS"
 
 
 def _measured_profile_required(candidate: Candidate) -> Verdict:

@@ -186,7 +186,7 @@ def frontier_of(options: Iterable[Option]) -> tuple[FrontierPoint, ...]:
 def _survey(needs: Needs, bare: BarePool, keys: tuple[Same[Profile], ...]) -> Survey:
     pool, island = bare.pool, bare.island
     profiles = tuple(key.it for key in keys)
-    chosen = choose_rows(profiles, pool.accelerator, needs.engine, needs.required, needs.lengths)
+    chosen = choose_rows(profiles, pool.accelerator, needs.engine, needs.required, needs.lengths, mps=pool.mps)
     chosen = with_alternatives(chosen, needs.engine, needs.lengths, needs.objective)
     options: list[Option] = []
     too_slow: list[Option] = []
@@ -256,6 +256,7 @@ def _make_option(candidate: Candidate, energy_price: float) -> Option | None:
     elif facts is not None:
         kv, state = max(bound, 1.0), ProfileState.ESTIMATED
         row = estimate_row(facts, find_datasheet(pool)[0], needs.lengths, kv_cache_tokens=kv, **shape)
+        row = replace(row, mps=pool.mps and c.engines_per_gpu > 1)
     else:
         return None
     row, state, evidence, drift = _with_lesson(needs.lesson(c), row, state)
@@ -298,7 +299,7 @@ def _with_lesson(
     if lesson is None:
         return row, state, None, 1.0
     if state is ProfileState.ESTIMATED:
-        if lesson.row is None:
+        if lesson.row is None or lesson.row.mps != row.mps:
             return row, state, None, 1.0
         learned = ProfileState.LEARNED if is_learned(lesson.evidence) else state
         return lesson.row, learned, lesson.evidence, 1.0

@@ -46,10 +46,13 @@ def choose_rows(
     engine: EngineFacts,
     required: RequiredProfile,
     lengths: LengthMix,
+    *,
+    mps: bool = False,
 ) -> dict[Configuration, RowChoice]:
     """For every configuration somebody profiled, the row to use: the most trusted profile's, then the nearest mix.
 
-    `profiles` are those of one model, in the order of namespaces. Exact engine versions come before stale ones.
+    `profiles` are those of one model, in the order of namespaces. Exact engine versions come before stale ones. Of
+    engines that share a GPU, only rows that were measured with, or without, `mps` count.
     """
     ranked = sorted(
         (profile for profile in profiles if profile.accelerator == accelerator and profile.engine == engine.name),
@@ -64,7 +67,7 @@ def choose_rows(
             continue
         for row in sorted(usable_rows(profile), key=lambda row: distance(row.lengths, lengths)):
             configuration = _configuration(accelerator, row)
-            if configuration is not None:
+            if configuration is not None and (row.engines_per_gpu == 1 or row.mps == mps):
                 chosen.setdefault(configuration, RowChoice(row, profile, state))
     return chosen
 

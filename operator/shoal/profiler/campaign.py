@@ -18,8 +18,9 @@ from shoal.profiler.engines import EngineFailedError, running_engines
 from shoal.profiler.errors import ClientError, ProfilerError
 from shoal.profiler.journal import Journal
 from shoal.profiler.measure import Report, Target, has_budget, measure
+from shoal.profiler.measured import Measured, Subject
 from shoal.profiler.plan import Job, Lane, ModelPlan, Plan, make_jobs
-from shoal.profiler.profiles import Measured, Subject, write_profile
+from shoal.profiler.profiles import write_profile
 from shoal.profiler.server import ServerFacts, read_facts
 from shoal.profiler.skips import Candidate, Known, why_skip
 from shoal.profiler.specs import Settings, parse_objective
@@ -231,21 +232,13 @@ class Campaign:
         with self._lock:
             for model, known in self._known.items():
                 newest = {one.candidate: one.measured for one in known}
-                for suffix, chosen in _by_sharing(newest):
-                    name = f"{model.rpartition('/')[2].lower()}{suffix}.yaml"
-                    try:
-                        write_profile(self.out / name, self._subjects[model], chosen, self.command)
-                    except (ProfilerError, ValueError) as error:
-                        self.say(f"{model}: no profile yet: {error}")
+                path = self.out / f"{model.rpartition('/')[2].lower()}.yaml"
+                try:
+                    write_profile(path, self._subjects[model], list(newest.values()), self.command)
+                except (ProfilerError, ValueError) as error:
+                    self.say(f"{model}: no profile yet: {error}")
             self.out.mkdir(parents=True, exist_ok=True)
             (self.out / "summary.json").write_text(json.dumps(self._outcomes, indent=1), encoding="utf-8")
-
-
-def _by_sharing(newest: dict[Candidate, Measured]) -> list[tuple[str, list[Measured]]]:
-    """A profile has one row for a configuration and mix: engines that shared a GPU without MPS get their own file."""
-    without = [m for c, m in newest.items() if c.shape.engines_per_gpu > 1 and not c.shape.mps]
-    others = [m for c, m in newest.items() if c.shape.engines_per_gpu == 1 or c.shape.mps]
-    return [(suffix, chosen) for suffix, chosen in (("", others), ("-without-mps", without)) if chosen]
 
 
 def _subject(plan: Plan, model: ModelPlan, facts: dict[str, Any]) -> Subject:

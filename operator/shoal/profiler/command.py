@@ -18,8 +18,9 @@ from shoal.profiler.errors import ProfilerError
 from shoal.profiler.journal import Journal
 from shoal.profiler.lengths import parse_lengths
 from shoal.profiler.measure import Target, measure
+from shoal.profiler.measured import Measured, Shape, Subject, with_kv_tokens
 from shoal.profiler.plan import Plan, load_plan, parse_bytes, parse_cpus
-from shoal.profiler.profiles import Measured, Shape, Subject, with_kv_tokens, write_profile
+from shoal.profiler.profiles import write_profile
 from shoal.profiler.progress import reporting
 from shoal.profiler.server import read_facts
 from shoal.profiler.specs import Settings, parse_objective
@@ -143,7 +144,11 @@ def _run_url(args: argparse.Namespace) -> int:
     settings = _settings(args, shape, engines=len(urls), longest=min(args.longest, facts.max_model_len or args.longest))
     journal = Journal(args.output.with_suffix(".jsonl"), settings.key)
     journal.note(
-        version=facts.version, simulated=facts.simulated, kvCacheTokens=shape.kv_cache_tokens, model=facts.model
+        version=facts.version,
+        simulated=facts.simulated,
+        kvCacheTokens=shape.kv_cache_tokens,
+        kvGiven=args.kv_tokens is not None,
+        model=facts.model,
     )
     deadline = time.monotonic() + args.deadline * 60 if args.deadline else 0.0
     problem, complete = "", False

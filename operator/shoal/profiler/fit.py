@@ -34,6 +34,8 @@ _APPROACHED: Final = 0.9  # of the API limit
 _UNSEEN: Final = 0.002  # relative
 _SMALLEST: Final = 1e-9
 PRIOR_SPREAD: Final = 0.5  # natural logarithm: how far real step times lie from the datasheet's, one standard deviation
+_NOTHING: Final = 1e-6  # information on the logarithm of a term
+_UNTOLD: Final = 10.0  # standard deviation of the logarithm
 _USUAL_NOISE: Final = 0.02  # relative error of a point, for the weight of the datasheet beside it
 
 
@@ -88,7 +90,7 @@ def fit_steps(
         unproven = index == _API and _is_far_from_limit(observations, best)
         if unproven or dearer <= max(cost * _DROPS, _GOOD):
             best, cost, active = found, dearer, fewer
-    return _make_fit(observations, best, active)
+    return _make_fit(observations, best, active, prior=datasheet is not None)
 
 
 def _binds_nowhere(observations: Sequence[Observation], values: Floats, index: int) -> bool:
@@ -240,7 +242,7 @@ def _slopes(residuals: object, logs: Floats, on: Floats, current: Floats) -> Flo
     return np.array(columns).T
 
 
-def _make_fit(observations: Sequence[Observation], values: Floats, active: Sequence[bool]) -> StepFit:
+def _make_fit(observations: Sequence[Observation], values: Floats, active: Sequence[bool], *, prior: bool) -> StepFit:
     predicted = [predict(values, observation) for observation in observations]
     relative = np.array([math.log(p / o.gap_ms) for p, o in zip(predicted, observations, strict=True)])
     alpha, beta, gamma, small, large, per_token = (float(value) for value in values)
@@ -253,7 +255,7 @@ def _make_fit(observations: Sequence[Observation], values: Floats, active: Seque
             floor_large_ms=max(small, large),
             api_tokens_per_second=1000 / per_token if per_token > 0 else None,
         ),
-        errors=_errors(observations, values, active, relative),
+        errors=_errors(observations, values, active, relative, prior=prior),
         rms=float(np.sqrt((relative**2).mean())),
         worst=float(np.abs(relative).max()),
         residuals=tuple((o.name, o.gap_ms, p) for o, p in zip(observations, predicted, strict=True)),
@@ -261,9 +263,12 @@ def _make_fit(observations: Sequence[Observation], values: Floats, active: Seque
 
 
 def _errors(
-    observations: Sequence[Observation], values: Floats, active: Sequence[bool], relative: Floats
+    observations: Sequence[Observation], values: Floats, active: Sequence[bool], relative: Floats, *, prior: bool
 ) -> dict[str, float | None]:
-    """Standard errors, from the scatter of the points or their own noise, whichever is larger."""
+    """Standard errors, from the scatter of the points or their own noise, whichever is larger; with what `prior` adds.
+
+    None: not to be told, as terms that the same points explain in exchange for each other.
+    """
     on = np.array(active)
     logs = np.log(np.maximum(values, _SMALLEST))
 
@@ -272,15 +277,13 @@ def _errors(
         return np.array([math.log(max(predict(tried, o), _SMALLEST) / o.gap_ms) for o in observations])
 
     jacobian = _slopes(residuals, logs, on, residuals(logs))
-    freedom = max(len(observations) - int(on.sum()), 1)
+    known = np.array([1 / PRIOR_SPREAD**2 if prior and place < 3 else 0.0 for place in np.flatnonzero(on)])
+    freedom = max(len(observations) + int((known > 0).sum()) - int(on.sum()), 1)
     variance = max(float((relative**2).sum()) / freedom, float(np.mean([o.noise**2 for o in observations])))
-    normal = jacobian.T @ jacobian
-    told = np.diag(normal) > 1e-8
-    spread = np.full(len(normal), np.inf)
-    if told.any():
-        spread[told] = np.sqrt(np.maximum(np.diag(np.linalg.pinv(normal[np.ix_(told, told)])) * variance, 0.0))
+    information, axes = np.linalg.eigh(jacobian.T @ jacobian / variance + np.diag(known))
+    spread = np.sqrt((axes**2 / np.maximum(information, _NOTHING)).sum(axis=1))
     errors: dict[str, float | None] = dict.fromkeys(NAMES)
     for place, error in zip(np.flatnonzero(on), spread, strict=True):
         value = 1000 / float(values[place]) if NAMES[place] == "apiLimit" else float(values[place])
-        errors[NAMES[place]] = value * float(error) if math.isfinite(error) else None
+        errors[NAMES[place]] = value * float(error) if error < _UNTOLD else None
     return errors

@@ -16,7 +16,8 @@ from shoal.api.model_profile import ModelProfile, Provenance
 from shoal.domain.profile import LengthMix, Link, ModelFacts, Profile, ProfileRow, Quantiles, RatePoint, Source
 from shoal.planner.catalog import model_facts
 from shoal.profiler.errors import ProfilerError
-from shoal.profiler.profiles import NAMESPACE, tool_version
+from shoal.profiler.profiles import NAMESPACE
+from shoal.profiler.versions import tool_version
 from shoal.sim.truth import gpu_memory_bytes
 
 SYSTEMS: Final = {

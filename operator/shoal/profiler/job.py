@@ -21,7 +21,6 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from shoal.api.convert import row_from_domain
 from shoal.api.measurement import (
     PROGRESS_PATH,
     PROGRESS_PORT,
@@ -31,27 +30,17 @@ from shoal.api.measurement import (
     Progress,
     pack,
 )
-from shoal.api.model_profile import ProfileRowSpec
-from shoal.domain.profile import ProfileRow
+from shoal.api.model_profile import ProfileRowSpec, RowProvenance
 from shoal.profiler.clients import Clients, usual_processes
 from shoal.profiler.errors import ProfilerError
-from shoal.profiler.fit import StepFit
 from shoal.profiler.journal import Journal
 from shoal.profiler.measure import Target, measure
+from shoal.profiler.measured import Measured, Shape, Subject, with_kv_tokens
 from shoal.profiler.points import Point
-from shoal.profiler.profiles import (
-    Measured,
-    Shape,
-    clock_under_load,
-    host_name,
-    make_errors,
-    make_note,
-    make_row,
-    tool_version,
-    with_kv_tokens,
-)
+from shoal.profiler.rows import clock_under_load, make_note, make_row
 from shoal.profiler.server import ServerFacts, read_facts
 from shoal.profiler.specs import Settings, Spec, parse_objective
+from shoal.profiler.versions import host_name, tool_version
 from shoal.render.words import round_figures
 
 FULL_BUDGET: Final = 600.0  # seconds in which everything is measured as `shoal profile` does by default
@@ -129,18 +118,20 @@ def summarise(
         engines_per_gpu=plan.engines_per_gpu,
         max_num_seqs=plan.max_num_seqs,
         max_num_batched_tokens=plan.max_num_batched_tokens,
+        mps=plan.mps,
     )
     shape = with_kv_tokens(shape, facts.kv_cache_tokens, None)
-    measured = Measured(shape, settings, tuple(journal.points), not problem, journal.facts)
-    fit = measured.fit() if journal.points else None
+    measured = Measured(
+        shape, settings, tuple(journal.points), not problem, {**journal.facts, "kvCacheTokens": facts.kv_cache_tokens}
+    )
     try:
-        row = make_row(measured, fit) if journal.points else None
+        row = make_row([measured], make_subject(plan, facts)) if journal.points else None
     except ProfilerError as error:
         row, problem = None, str(error)
-    note = make_note(measured, fit) if row is not None else ""
+    note = make_note(measured) if row is not None else ""
     bracket, gpu = measured.bracket, journal.facts.get("gpu") or {}
     return Measurement(
-        row=None if row is None else _rounded(with_errors(row, fit)),
+        row=None if row is None else _rounded(_short(row)),
         points=len(journal.points),
         requests_per_second=bracket.knee if bracket is not None else None,
         problem=(problem if row is not None or problem else "nothing of use was measured")[:500],
@@ -155,9 +146,24 @@ def summarise(
     )
 
 
-def with_errors(row: ProfileRow, fit: StepFit | None) -> ProfileRowSpec:
-    """A row as it stands in a ModelProfile, with how well its step times are known."""
-    return row_from_domain(row).model_copy(update={"step_errors": make_errors(fit)})
+def make_subject(plan: MeasurementPlan, facts: ServerFacts) -> Subject:
+    """What is measured, for the datasheet that its step times are held near."""
+    return Subject(
+        model=plan.subject or plan.model,
+        accelerator=plan.accelerator or "unknown",
+        engine_version=facts.version or "unknown",
+        simulated=facts.simulated,
+        parameters=plan.parameters,
+    )
+
+
+def _short(row: ProfileRowSpec) -> ProfileRowSpec:
+    """Of the provenance only what the operator does not know: a result must fit into a termination message."""
+    known = row.provenance
+    if known is None:
+        return row
+    short = RowProvenance(date=known.date, windows=known.windows, requests=known.requests, partial=known.partial)
+    return row.model_copy(update={"provenance": short})
 
 
 def _rounded(row: ProfileRowSpec) -> ProfileRowSpec:

@@ -19,6 +19,7 @@ from shoal.profiler.journal import Journal
 from shoal.profiler.points import Point, summarise
 from shoal.profiler.server import EngineSampler, get, wait_until_idle
 from shoal.profiler.specs import DRAIN_SECONDS, Kind, Objective, Settings, Spec
+from shoal.profiler.versions import tool_version
 
 HOPELESS_SECONDS = 10.0  # a first token that is waited for so long: the server is beyond its knee, SLO or not
 MOST_TRACE = 400_000
@@ -45,7 +46,7 @@ def measure(
     `deadline` (time.monotonic; 0: none) ends it as the budget does. Raises ProfilerError when the server fails.
     """
     with GpuSampler(target.gpus) as gpus:
-        journal.note(gpu=dataclasses.asdict(gpus.facts()))
+        journal.note(gpu=dataclasses.asdict(gpus.facts()), tool=f"shoal profile {tool_version()}")
         _warm(target, settings, clients)
         while (spec := next_step(settings, journal.points)) is not None:
             left = settings.budget_seconds - journal.spent_seconds

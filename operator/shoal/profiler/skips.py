@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from shoal.profiler.profiles import Measured, Shape
+from shoal.profiler.measured import Measured, Shape
 
 NO_GAIN: Final = 1.02  # capacity per GPU up to this factor of another's is no gain: less than runs differ
 NEVER_FULL: Final = 0.6  # of the batch limit, or of the KV cache: what was never more in use does not bind

@@ -12,7 +12,7 @@ from shoal.api.load import load_files
 from shoal.api.model_profile import ModelProfile, ProfileRowSpec
 from shoal.profiler.errors import ProfilerError
 
-RowKey = tuple[int, int, int, int, int, int, int, int]
+RowKey = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,7 @@ def row_key(row: ProfileRowSpec) -> RowKey:
         row.max_num_seqs,
         row.max_num_batched_tokens,
         row.api_servers or 1,
+        int(bool(row.mps)),
         round(row.kv_cache_tokens),
         round(row.input_tokens.mean),
         round(row.output_tokens.mean),
@@ -96,7 +97,8 @@ def compare_profiles(before: ModelProfile, after: ModelProfile, *, least: float 
 
 def row_label(row: ProfileRowSpec) -> str:
     """How people call a row."""
-    shared = f" {row.engines_per_gpu}/GPU" if row.engines_per_gpu > 1 else ""
+    mps = " MPS" if row.mps else ""
+    shared = f" {row.engines_per_gpu}/GPU{mps}" if row.engines_per_gpu > 1 else ""
     return (
         f"TP{row.tensor_parallel}{shared} B{row.max_num_seqs} C{row.max_num_batched_tokens} "
         f"{row.input_tokens.mean:.0f}/{row.output_tokens.mean:.0f} tokens"

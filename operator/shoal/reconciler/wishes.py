@@ -98,6 +98,7 @@ def make_pool(
         link=spec.link or Link.NONE,
         island_size=spec.island_size,
         unified_memory=bool(spec.memory.unified),
+        mps=spec.sharing == "MPS",
         datasheet=Datasheet(sheet.memory_bandwidth_gbs * 1e9, sheet.dense_tflops_16_bit * 1e12) if sheet else None,
         derate=spec.thermal is None or spec.thermal.derate is not False,
         admissions=tuple(_make_admissions(resource, namespaces, profiling)),

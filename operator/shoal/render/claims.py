@@ -49,6 +49,11 @@ def make_selector(driver: str, accelerator: str) -> str:
     )
 
 
+def runs_mps(pool: GPUPool, configuration: Configuration) -> bool:
+    """Whether the engines of a GPU share it through MPS: what the pool says its nodes are set up for."""
+    return configuration.engines_per_gpu > 1 and pool.spec.sharing == "MPS"
+
+
 _STRATEGIES: Final = {"MPS": "MPS", "TimeSlicing": "TimeSlicing"}
 
 

@@ -13,7 +13,7 @@ from shoal.api.measurement import PROGRESS_PORT, RESULT_PATH, RESULT_VARIABLE, M
 from shoal.api.model_service import ModelService, Objectives
 from shoal.api.profile_run import LENGTHS_INPUT, LENGTHS_OUTPUT, MeasuredConfiguration, ProfileRun
 from shoal.domain.configuration import Configuration
-from shoal.render.claims import make_claim_spec
+from shoal.render.claims import make_claim_spec, runs_mps
 from shoal.render.containers import make_container
 from shoal.render.errors import RenderError
 from shoal.render.names import (
@@ -216,6 +216,10 @@ def _profiler(run: ProfileRun, recipe: Recipe, settings: ProfilerSettings, budge
         budget_seconds=budget,
         most_lag_ms=settings.most_lag_ms,
         message_bytes=message_bytes(engines + 1),
+        subject=run.spec.model.name,
+        accelerator=configuration.accelerator,
+        parameters=recipe.facts.parameters if recipe.facts is not None else None,
+        mps=runs_mps(recipe.pool, configuration),
     )
     return {
         "name": PROFILER,

@@ -14,9 +14,10 @@ from shoal.api.base import API_VERSION
 from shoal.api.engine_class import EngineClass
 from shoal.api.gpu_pool import GPUPool
 from shoal.api.measurement import Measurement
-from shoal.api.model_profile import ModelProfileSpec, ProfileRowSpec
+from shoal.api.model_profile import ModelProfileSpec, ProfileRowSpec, RowProvenance
 from shoal.api.profile_run import ProfileRun
 from shoal.domain.profile import Link, ModelFacts, Source
+from shoal.render.measurement import lengths_text
 from shoal.render.names import (
     ANNOTATION_RUN,
     LABEL_MANAGED_BY,
@@ -29,6 +30,7 @@ from shoal.render.words import clip
 
 _ENGINE: Final = "vllm"
 _LONGEST_NOTES: Final = 2048
+_LONGEST_ROW_NOTES: Final = 512
 
 Object = dict[str, Any]
 
@@ -77,7 +79,7 @@ def make_run_profile(
         "link": str(subject.pool.spec.link or Link.NONE),
         **_clock(found, before),
         "source": str(Source.SIMULATED if found.simulated else Source.MEASURED),
-        "rows": _rows(_with_servers(found.row, subject.engine), before),
+        "rows": _rows(_complete(found.row, found, subject), before),
         "provenance": _provenance(subject, found, before, now),
     }
     return {
@@ -104,10 +106,23 @@ def _undated(profile: Mapping[str, Any]) -> object:
     return {**spec, "provenance": provenance}, annotations.get(ANNOTATION_RUN)
 
 
-def _with_servers(row: ProfileRowSpec, engine: EngineClass) -> ProfileRowSpec:
-    """The class says how many server processes each engine had."""
-    servers = engine.spec.api_server_count or 1
-    return row if servers == 1 else row.model_copy(update={"api_servers": servers})
+def _complete(row: ProfileRowSpec, found: Measurement, subject: ProfileSubject) -> ProfileRowSpec:
+    """A row with what the profiler in the pod left out for brevity, and how many servers each engine had."""
+    servers = subject.engine.spec.api_server_count or 1
+    provenance = (row.provenance or RowProvenance()).model_copy(
+        update={
+            "tool": f"shoal profile {found.tool_version or 'unknown'}",
+            "engine": f"{subject.engine.spec.engine or _ENGINE} {found.engine_version or subject.engine.spec.version}",
+            "gpu_name": found.gpu_name,
+            "driver": found.driver,
+            "clock_mhz": found.clock_mhz,
+            "link": subject.pool.spec.link,
+            "lengths": lengths_text(subject.run),
+            "source": Source.SIMULATED if found.simulated else Source.MEASURED,
+            "notes": clip(found.note, _LONGEST_ROW_NOTES) if found.note else None,
+        }
+    )
+    return row.model_copy(update={"provenance": provenance, **({"api_servers": servers} if servers > 1 else {})})
 
 
 def _rows(row: ProfileRowSpec, before: Mapping[str, Any]) -> list[Object]:
@@ -117,7 +132,8 @@ def _rows(row: ProfileRowSpec, before: Mapping[str, Any]) -> list[Object]:
 
 
 def _identity(row: Mapping[str, Any]) -> tuple[int, ...]:
-    return tuple(row[name] for name in ("tensorParallel", "enginesPerGPU", "maxNumSeqs", "maxNumBatchedTokens"))
+    names = ("tensorParallel", "enginesPerGPU", "maxNumSeqs", "maxNumBatchedTokens")
+    return (*(row[name] for name in names), int(row.get("mps", False)))
 
 
 def _clock(found: Measurement, before: Mapping[str, Any]) -> Object:

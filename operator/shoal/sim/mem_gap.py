@@ -209,6 +209,7 @@ def _make_row(run: Run, steps: StepModel, facts: ModelFacts, own: Sequence[Run])
         lengths=lengths,
         overload_rate=run.request_rate / run.engines,
         steps=steps,
+        mps=run.engines > 1,
     )
 
 
