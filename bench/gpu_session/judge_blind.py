@@ -26,11 +26,13 @@ from typing import Any, Final
 from bench.gpu_session.plans import CHAT
 from bench.gpu_session.predict import MIXES, knee_of, rate
 from bench.gpu_session.results import NAMES
+from shoal.api.convert import row_to_domain
 from shoal.domain.profile import Link, ProfileRow
 from shoal.profiler.journal import Journal, read_journal
 from shoal.profiler.lengths import parse_lengths
+from shoal.profiler.measured import Measured, Shape, Subject
 from shoal.profiler.points import Point
-from shoal.profiler.profiles import Measured, Shape, Subject, make_row
+from shoal.profiler.rows import make_row
 from shoal.profiler.specs import Kind, Objective, Settings
 
 NARROW: Final = 1.3  # high over low of a bracket whose middle counts as the rate
@@ -162,7 +164,8 @@ def fitted(run: Run) -> ProfileRow | None:
     """The row a profile of this session would have."""
     facts = run.measured.facts
     subject = Subject(run.key.model, run.key.accelerator, facts["engineVersion"], link=Link.NVLINK)
-    return make_row(run.measured, run.measured.fit(subject.datasheet_steps(run.measured.shape)))
+    row = make_row([run.measured], subject)
+    return None if row is None else row_to_domain(row)
 
 
 def base_of(run: Run, runs: Sequence[Run]) -> Run | None:

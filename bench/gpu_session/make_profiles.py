@@ -2,7 +2,8 @@
 
 Sessions are the directories of `results`, and the two runs of `bench.real_engine`. What several of them measured of one
 configuration on one GPU type is pooled into one row. Left out are the mixes that predictions are held against, the
-engine that was starved of KV on purpose, and the one that was never saturated.
+engine that was starved of KV on purpose, and runs that ended before saturation. Of runs that differ in the KV cache
+alone, those that tell step times count, then those with the largest: the planner reckons down from there.
 """
 
 from __future__ import annotations
@@ -23,14 +24,13 @@ from shoal.api.model_profile import ModelProfile, Provenance
 from shoal.domain.profile import Link, ProfileRow
 from shoal.profiler.measured import Measured, Subject
 from shoal.profiler.profiles import make_resource
-from shoal.profiler.rows import counted_points, date_of, make_row
+from shoal.profiler.rows import counted_points, date_of, make_row, pool_fits
 from shoal.sim.profile_files import render_manifest
 
 OUT: Final = Path(__file__).resolve().parents[2] / "profiles" / "measured"
 HEADER = "Made by python -m bench.gpu_session.make_profiles"
 STARVED = "starved"  # of KV on purpose
 UNRECORDED = "shoal profile 0.1.0 (commit not recorded)"  # journals that do not name their tool
-UNSATURATED = ("h200-2026-11-28/opt-13b-tp2",)
 NOTES = (
     "Real vLLM, dummy weights (speed does not depend on their values), prompts of random token ids, gamma lengths, "
     "open-loop Poisson over HTTP from client processes on the server's host, short windows (12 to 20 s). "
@@ -51,20 +51,19 @@ def make_profiles() -> Iterator[tuple[str, str]]:
 def read_all() -> Iterator[tuple[Subject, Measured]]:
     """Every run that profiles are made of, the oldest first."""
     yield from read_runs()
-    sessions = [(folder, result) for folder in RESULTS.iterdir() if folder.is_dir() for result in read_session(folder)]
-    for folder, result in sorted(sessions, key=lambda pair: _began(pair[1])):
-        if is_for_profiles(folder.name, result):
+    folders = sorted(folder for folder in RESULTS.iterdir() if folder.is_dir())
+    for result in sorted((result for folder in folders for result in read_session(folder)), key=_began):
+        if is_for_profiles(result):
             facts = {"tool": UNRECORDED, **result.measured.facts}
             yield subject_of(result), replace(result.measured, facts=facts)
 
 
-def is_for_profiles(session: str, result: Result) -> bool:
-    """Whether a job measured what a service would run as it is."""
+def is_for_profiles(result: Result) -> bool:
+    """Whether a job measured what a service would run as it is, until there was too much of it."""
     name = result.job.name
     starved = name.endswith(STARVED) and result.gpus == 1  # two GPUs starve no more than a 40 GB GPU does
     task = result.job.task is Task.PROFILE and result.job.lengths == CHAT
-    whole = task and bool(result.measured.points)
-    return whole and not starved and f"{session}/{name}" not in UNSATURATED
+    return task and not starved and result.measured.saturation is not None
 
 
 def subject_of(result: Result) -> Subject:
@@ -84,23 +83,24 @@ def _began(result: Result) -> float:
 
 
 def _configuration(measured: Measured) -> Hashable:
-    """What must be the same for runs to be pooled; caches of a size are told within a block or two."""
-    shape = measured.shape
-    return (
-        shape.tensor_parallel,
-        shape.engines_per_gpu,
-        shape.mps,
-        shape.max_num_seqs,
-        shape.max_num_batched_tokens,
-        round((shape.kv_cache_tokens or 0.0) / 256),
-        measured.settings.lengths,
-    )
+    """What must be the same for runs to be rows of their own."""
+    return replace(measured.shape, kv_cache_tokens=None), measured.settings.lengths
+
+
+def _choose(runs: Sequence[Measured], subject: Subject) -> Sequence[Measured]:
+    """The runs of one size of KV cache (told within a block or two)."""
+    sizes: dict[int, list[Measured]] = defaultdict(list)
+    for run in runs:
+        sizes[round((run.shape.kv_cache_tokens or 0.0) / 256)].append(run)
+    datasheet = subject.datasheet_steps(runs[0].shape)
+    return max(sizes.items(), key=lambda item: (pool_fits(item[1], datasheet) is not None, item[0]))[1]
 
 
 def _make_resource(subject: Subject, groups: Mapping[Hashable, Sequence[Measured]]) -> ModelProfile:
-    provenance = _make_provenance([measured for runs in groups.values() for measured in runs])
+    chosen = [_choose(runs, subject) for runs in groups.values()]
+    provenance = _make_provenance([measured for runs in chosen for measured in runs])
     # The lowest clock: a configuration that runs at its power cap as it always does must not look derated.
-    resource = make_resource(subject, list(groups.values()), provenance, clock=min)
+    resource = make_resource(subject, chosen, provenance, clock=min)
     assert resource is not None, subject
     return resource
 

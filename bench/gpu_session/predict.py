@@ -90,6 +90,8 @@ def predict(profiles: tuple[Profile, ...]) -> Iterator[dict[str, Any]]:
     accelerators = sorted({profile.accelerator for profile in profiles})
     for profile in profiles:
         for row in usable_rows(profile):
+            if row.mps:  # mixes are measured on engines that are alone, or share a GPU without it
+                continue
             yield from _entries(profile, profile.accelerator, row, ProfileState.MEASURED)
             for other in accelerators:
                 if (profile.model, other, _key(row)) not in known:
