@@ -91,6 +91,27 @@ def test_many_services_come_within_one_percent_of_the_bound(seed):
     assert chosen.cost <= 1.01 * chosen.bound
 
 
+def scarce_problem(services, seed):
+    """A few GPUs of two cheap rows are left; who has none must take dear ones, at a rate per GPU of its own."""
+    rng = np.random.default_rng(seed)
+    speed = rng.uniform(0.5, 2, size=services)
+    need = np.ceil(2 * rng.lognormal(0.5, 1.0, size=services))
+    uses = np.zeros((services, 3, 3))
+    uses[:, 0, 0] = np.ceil(need * 1.5 / speed)
+    uses[:, 1, 1] = np.ceil(need * rng.uniform(0.8, 1.2, size=services) / speed)
+    uses[:, 2, 2] = np.ceil(need * 0.4)
+    costs = np.stack([uses[:, 0, 0] * 0.7, uses[:, 1, 1] * 1.01, uses[:, 2, 2] * 3.67], axis=1)
+    return Problem(costs, uses, np.array([40.0, 22.0, 4.0 * services]))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_scarce_goes_to_those_who_save_most_for_it(seed):
+    """The largest saving first, whatever it took, was up to 0.4 % above the bound here and 1.3 % at 1,000 services."""
+    chosen = solve_by_prices(scarce_problem(300, seed))
+    assert chosen is not None
+    assert chosen.cost <= 1.001 * chosen.bound
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_prices_and_branch_and_bound_agree_within_two_percent(seed):
     problem = random_problem(25, 12, 4, seed)

@@ -19,6 +19,7 @@ PATIENCE: Final = 6  # steps without a better bound after which the step is halv
 CLOSE_ENOUGH: Final = 2e-4  # relative gap at which prices are good enough
 ROUNDS: Final = 12  # of repair, and of improvement: each looks at all plans once
 MOST_CHANGES: Final = 4  # plans looked at in a round, for each service on average
+FREE: Final = 1e-6  # money per hour: so little counts what takes nothing that has a price
 REPAIR_AT: Final = (0, 3, 10, 25, 45)  # steps at which a choice is made to fit, besides the last
 
 
@@ -67,7 +68,7 @@ def _better(problem: Problem, one: Indices | None, other: Indices | None) -> Ind
 
 def _made_to_fit(problem: Problem, plans: Indices, prices: Floats) -> Indices | None:
     repaired = _repair(problem, plans.copy(), prices)
-    return None if repaired is None else improve(problem, repaired)
+    return None if repaired is None else improve(problem, repaired, prices)
 
 
 def _repair(problem: Problem, plans: Indices, prices: Floats) -> Indices | None:
@@ -89,15 +90,16 @@ def _repair(problem: Problem, plans: Indices, prices: Floats) -> Indices | None:
     return plans if problem.fits(plans) else None
 
 
-def improve(problem: Problem, plans: Indices) -> Indices:
-    """Take cheaper plans that still fit, the largest saving first, until there is none."""
+def improve(problem: Problem, plans: Indices, prices: Floats) -> Indices:
+    """Take cheaper plans that still fit, the largest saving for the price of what they take first, until none does."""
     everyone = np.arange(problem.services)
     for _ in range(ROUNDS):
         load = problem.load(plans)
         own = problem.uses[everyone, plans][:, None, :]
         saving = problem.costs[everyone, plans][:, None] - problem.costs
         fits = ((load - own + problem.uses) <= problem.capacity + SLACK).all(axis=2)
-        merit = np.where(fits & (saving > 1e-12), -saving, np.inf)
+        taken = np.maximum(problem.uses - own, 0.0) @ prices
+        merit = np.where(fits & (saving > 1e-12), -saving / (taken + FREE), np.inf)
         if not _take_in_order(problem, plans, load, merit, only_saving=True):
             break
     return plans
