@@ -160,11 +160,14 @@ def _most_served(measured: Measured) -> float:
     return max(point.throughput for point in measured.points if point.spec.kind is Kind.OPEN and not point.stopped)
 
 
+def subject_of(run: Run) -> Subject:
+    """What was measured."""
+    return Subject(run.key.model, run.key.accelerator, run.measured.facts["engineVersion"], link=Link.NVLINK)
+
+
 def fitted(run: Run) -> ProfileRow | None:
     """The row a profile of this session would have."""
-    facts = run.measured.facts
-    subject = Subject(run.key.model, run.key.accelerator, facts["engineVersion"], link=Link.NVLINK)
-    row = make_row([run.measured], subject)
+    row = make_row([run.measured], subject_of(run))
     return None if row is None else row_to_domain(row)
 
 

@@ -7,6 +7,7 @@ in one stride, so the cost goes with arrivals and departures, not with tokens.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -61,10 +62,18 @@ class Engine:
     """One engine: a waiting queue, a running batch, a KV cache.
 
     The caller alternates `advance(now)` with `submit`, `abort` and `set_speed` at that same `now`, which never goes
-    backwards.
+    backwards. `schedules_ahead`: a step's batch is decided when the step before it begins, as vLLM does with
+    asynchronous scheduling, so who arrives during a step waits for the end of the next one too.
     """
 
-    def __init__(self, model: StepModel, limits: EngineLimits, *, longest_stride: int = 1_000_000) -> None:
+    def __init__(
+        self,
+        model: StepModel,
+        limits: EngineLimits,
+        *,
+        longest_stride: int = 1_000_000,
+        schedules_ahead: bool = False,
+    ) -> None:
         self.model = model
         self.limits = limits
         self.speed = Speed()
@@ -73,6 +82,8 @@ class Engine:
         self.preemptions = 0
         self._batch = DecodeBatch(limits.block_size)
         self._longest_stride = longest_stride
+        self._ahead = schedules_ahead
+        self._known_until = math.inf  # who arrived later is not yet scheduled
         self._stride: Stride | None = None
         self._chunks: dict[Sequence, int] = {}  # prompt tokens that the present step computes
         self._prompt_blocks = 0  # reserved by sequences that do not decode yet
@@ -82,6 +93,11 @@ class Engine:
     def is_idle(self) -> bool:
         """Whether nothing runs or waits."""
         return not self.running and not self.waiting
+
+    @property
+    def step_seconds(self) -> float:
+        """How long the step that is under way takes; 0 when none is."""
+        return self._stride.first if self._stride else 0.0
 
     @property
     def wake_at(self) -> float | None:
@@ -177,6 +193,8 @@ class Engine:
     def _begin(self, at: float) -> None:
         """Schedule the next step, or stride, at the boundary `at`."""
         preempted = self._make_room(at)
+        if not self.running:
+            self._known_until = math.inf  # nothing was scheduled ahead
         self._chunks = self._schedule_prompts(at, may_admit=not preempted)
         if not self.running:
             self._stride = None
@@ -187,7 +205,7 @@ class Engine:
             seconds = mixed_seconds(self.model, self.speed, decoding=decoding, context=context, prompt_tokens=prompts)
             self._stride = Stride(at, 1, seconds)
         else:
-            steps = 1 if preempted else self._steps_that_fit()
+            steps = 1 if preempted or self._has_newcomer() else self._steps_that_fit()
             self._stride = make_decode_stride(
                 self.model, self.speed, start=at, steps=steps, decoding=decoding, context=context
             )
@@ -203,12 +221,16 @@ class Engine:
         if youngest is not None and youngest.to_prefill:
             chunks[youngest] = min(youngest.to_prefill, budget)
             budget -= chunks[youngest]
-        while may_admit and self.waiting and budget > 0 and self._admits(self.waiting[0]):
+        while may_admit and self.waiting and budget > 0 and not self._has_newcomer() and self._admits(self.waiting[0]):
             sequence = self.waiting.popleft()
             self._admit(sequence, at)
             chunks[sequence] = min(sequence.to_prefill, budget)
             budget -= chunks[sequence]
         return chunks
+
+    def _has_newcomer(self) -> bool:
+        """Whether the first in the queue came after the next step was decided."""
+        return bool(self.waiting) and self.waiting[0].arrived_at > self._known_until
 
     def _admits(self, sequence: Sequence) -> bool:
         if len(self.running) >= self.limits.max_num_seqs:
@@ -276,6 +298,8 @@ class Engine:
             if sequence.finished_at is None:
                 self._end(sequence, report)
         self._leaving.clear()
+        if self._ahead:
+            self._known_until = stride.end_of(stride.steps - 1)
         self._begin(at)
         return report
 
