@@ -13,7 +13,7 @@ from bench.headtohead.clairvoyant import least_gpu_hours, reactive_ceiling
 from bench.headtohead.judge import Outcome, dominates, interval, paired
 from bench.headtohead.policies import TICK_SECONDS, fewest_for
 from bench.headtohead.scaling import Bench, read_rows
-from bench.headtohead.shoal_policy import make_profile, planned_capacity
+from bench.headtohead.shoal_policy import make_profile, pooled_capacity
 from bench.headtohead.traffic import make_shape
 
 Row = Mapping[str, Any]
@@ -113,7 +113,7 @@ def bound_lines(bench: Bench, place: Place) -> list[str]:
     """Shoal's GPU-hours over the clairvoyant bound at the same misses, and the ceiling of a step."""
     setting = bench.setting(place.engine, place.router)
     profile = make_profile(setting.engine, bench.table(place.engine))
-    capacity = planned_capacity(setting, profile)
+    capacity = pooled_capacity(setting, profile, 2)  # the most that a replica is planned for
     shape = make_shape(bench.plan["scenarios"][place.scenario]["shape"])
     rates = shape.rates().reshape(-1, round(TICK_SECONDS)).mean(axis=1)
     ratios = []
@@ -129,7 +129,7 @@ def bound_lines(bench: Bench, place: Place) -> list[str]:
         ratios.append(row["gpuHours"] / bound.gpu_hours)
     found = interval(ratios)
     text = (
-        f"- Shoal's GPU-hours over the clairvoyant bound at equal misses (C = {capacity:.2f} requests/s): "
+        f"- Shoal's GPU-hours over the clairvoyant bound at equal misses ({capacity:.2f} requests/s a replica): "
         f"{found.mean:.3f} ({min(ratios):.3f} to {max(ratios):.3f} over {len(ratios)} seeds)."
     )
     lines = [text]
@@ -243,12 +243,16 @@ def mixes_table(bench: Bench) -> list[str]:
 
 def profile_table(bench: Bench) -> list[str]:
     """What the profiling runs measured of the engines."""
-    lines = ["| engine | overloaded, requests/s | planned capacity C, requests/s |", "|---|---:|---:|"]
+    lines = [
+        "| engine | overloaded, requests/s | planned capacity C, requests/s | of each of several |",
+        "|---|---:|---:|---:|",
+    ]
     for name in bench.plan["engines"]:
         setting = bench.setting(name, "round_robin")
         table = bench.table(name)
-        capacity = planned_capacity(setting, make_profile(setting.engine, table))
-        lines.append(f"| {name} | {table['overloadRate']:.2f} | {capacity:.2f} |")
+        profile = make_profile(setting.engine, table)
+        one, several = (pooled_capacity(setting, profile, replicas) for replicas in (1, 2))
+        lines.append(f"| {name} | {table['overloadRate']:.2f} | {one:.2f} | {several:.2f} |")
     return [*lines, ""]
 
 

@@ -15,7 +15,7 @@ from bench.headtohead.engines import Engine
 from bench.headtohead.judge import Outcome, pick_tuned
 from bench.headtohead.policies import Direct, Schedule, make_law, run_dynamo, run_law_on_percentiles
 from bench.headtohead.profiling import concurrency_at, read_or_measure
-from bench.headtohead.shoal_policy import ShoalPolicy, first_replicas, make_profile, planned_capacity
+from bench.headtohead.shoal_policy import ShoalPolicy, first_replicas, make_profile, planned_capacity, pooled_capacity
 from bench.headtohead.simulator import Run, Setting, simulate
 from bench.headtohead.traffic import Lengths, Trace, make_shape, make_trace
 
@@ -123,11 +123,15 @@ def _run(bench: Bench, job: Job, trace: Trace) -> Run:
 
 
 def evaluate_constant(bench: Bench, share: float, seed: int) -> dict[str, Any]:
-    """Constant load at a share of a replica's capacity, declared as it is; starts with what Shoal plans for it."""
+    """Constant load, declared as it is; starts with what Shoal plans for it.
+
+    `share`: in units of what Shoal plans each of the nearest number of replicas for, so that whole shares are where its
+    answer changes.
+    """
     spec = bench.plan["constant"]
     setting = bench.setting(spec["engine"], spec["router"])
     profile = make_profile(setting.engine, bench.table(spec["engine"]))
-    rate = share * planned_capacity(setting, profile)
+    rate = share * pooled_capacity(setting, profile, round(share))
     workers = first_replicas(setting, profile, rate)
     setting = bench.setting(spec["engine"], spec["router"], workers)
     shape = make_shape({"pieces": [[spec["seconds"], rate, rate]], "noise": spec["noise"]})

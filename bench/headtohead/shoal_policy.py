@@ -44,6 +44,7 @@ from shoal.domain.service import (
     Workload,
 )
 from shoal.domain.snapshot import Snapshot
+from shoal.planner.credit import MARGIN_MEASURED, pooled_share
 from shoal.planner.decide import decide
 from shoal.planner.demand import is_surge
 from shoal.planner.remember import remember
@@ -276,6 +277,12 @@ def planned_capacity(setting: Setting, profile: Profile) -> float:
     """Requests per second that Shoal plans one replica for."""
     decision = decide(make_snapshot(0.0, make_service(setting, 1.0), profile)).decisions[KEY]
     return decision.plan.variants[0].replica_rate
+
+
+def pooled_capacity(setting: Setting, profile: Profile, replicas: int) -> float:
+    """Requests per second that Shoal plans each of so many replicas for: several carry more than one alone."""
+    capacity = planned_capacity(setting, profile)
+    return capacity * pooled_share(MARGIN_MEASURED) if replicas > 1 else capacity
 
 
 def first_replicas(setting: Setting, profile: Profile, rate: float) -> int:

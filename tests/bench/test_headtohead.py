@@ -19,7 +19,7 @@ from bench.headtohead.engines import Engine
 from bench.headtohead.judge import Outcome, dominates, interval, paired, pick_tuned
 from bench.headtohead.policies import Schedule, fewest_for, signals
 from bench.headtohead.profiling import concurrency_at
-from bench.headtohead.shoal_policy import ShoalPolicy, first_replicas, make_profile, planned_capacity
+from bench.headtohead.shoal_policy import ShoalPolicy, first_replicas, make_profile, planned_capacity, pooled_capacity
 from bench.headtohead.simulator import Setting
 from bench.headtohead.traffic import Lengths, Shape, make_shape, make_trace
 from shoal.domain.plan import Scale
@@ -77,6 +77,14 @@ def test_the_profile_carries_the_measured_knee():
     profile = make_profile(ENGINE, TABLE)
     assert planned_capacity(SETTING, profile) == pytest.approx(CAPACITY)
     assert first_replicas(SETTING, profile, 60.0) == fewest_for(60.0, CAPACITY) == 4
+
+
+def test_a_whole_share_of_constant_load_is_where_the_answer_changes():
+    profile = make_profile(ENGINE, TABLE)
+    for replicas in range(1, 7):
+        each = pooled_capacity(SETTING, profile, replicas)
+        rates = (replicas * each * 0.995, replicas * each * 1.005)
+        assert [first_replicas(SETTING, profile, rate) for rate in rates] == [replicas, replicas + 1]
 
 
 def test_the_profile_is_of_the_engines_own_degree():
