@@ -149,7 +149,7 @@ def constant_table(bench: Bench) -> list[str]:
     if not rows:
         return ["Not run.", ""]
     lines = [
-        "| rate over C | seeds | replicas at the start | at the end | ceil(λ/C) | most moves | least attainment % |",
+        "| rate over capacity | seeds | replicas at the start | at the end | needed | most moves | least attainment % |",
         "|---:|---:|---:|---|---:|---:|---:|",
     ]
     for share in sorted({row["share"] for row in rows}):
@@ -166,7 +166,7 @@ def constant_table(bench: Bench) -> list[str]:
         "",
         f"- {len(rows)} runs; at most one move in {100 * sum(m <= 1 for m in moves) / len(rows):.1f} %, "
         f"at most {max(moves)} in all of them.",
-        f"- The number at the end within one of ceil(λ/C) in {near} of {len(rows)}.",
+        f"- The number at the end within one of what is needed in {near} of {len(rows)}.",
         f"- Attainment of at least 99 % in {good} of {len(rows)}; the mean is "
         f"{100 * sum(row['attainment'] for row in rows) / len(rows):.2f} %.",
     ]
