@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -18,8 +18,10 @@ from shoal.api.load import parse_object
 from shoal.api.model_service import ModelService
 from shoal.api.model_service_status import FrontierEntry, LearningEntry, ModelServiceStatus, Placed, PlanStatus
 from shoal.cli.cluster_reader import ClusterReader, Object, ReadError
+from shoal.cli.console import make_console
 from shoal.cli.offline import LIBRARY
 from shoal.cli.snapshots import OperatorReader
+from shoal.domain.words import count
 
 NO_STATUS = (
     "nothing has been decided yet: is the operator running (`kubectl get pods -A -l app.kubernetes.io/name=shoal`)?"
@@ -89,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     if args.output == "json":
         sys.stdout.write(json.dumps(make_json(manifest), indent=2) + "\n")
     else:
-        Console().print(report)
+        make_console().print(report)
     return 0
 
 
@@ -167,10 +169,11 @@ def _make_parts(status: ModelServiceStatus) -> Iterator[RenderableType]:
 
 
 def _make_plan(plan: PlanStatus) -> Iterator[RenderableType]:
-    gpus = "1 GPU" if plan.gpus == 1 else f"{plan.gpus} GPUs"
-    numbers = f": {gpus}, {plan.cost_per_hour} an hour, bound by {plan.binding_constraint}"
+    numbers = f": {count(plan.gpus, 'GPU')}, {plan.cost_per_hour} an hour, bound by {plan.binding_constraint}"
     yield Text.assemble("\nPlan ", (plan.summary, "bold"), numbers)
     yield Text(plan.reason)
+    if not plan.variants:
+        return
     rows = ((*_placed(v), v.replicas, _number(v.capacity_per_replica), v.weight, v.name) for v in plan.variants)
     headings = ("pool", "accelerator", "shape", "engine limits", "replicas", "req/s each", "weight", "Deployment")
     yield _make_table("Variants", headings, rows)
@@ -186,7 +189,7 @@ def _make_latencies(status: ModelServiceStatus) -> RenderableType:
             _number(predicted.ttft_milliseconds),
             _number(predicted.itl_milliseconds),
             "",
-            f"{predicted.utilization:.0%}",
+            "nothing serves" if not status.plan.variants else f"{predicted.utilization:.0%}",
         )
     ]
     if seen is not None:
@@ -271,7 +274,7 @@ def _placed(placed: Placed) -> tuple[str, ...]:
 
 
 def _make_table(title: str, headings: Iterable[str], rows: Iterable[Sequence[Any]]) -> RenderableType:
-    table = Table(title=f"\n{title}", title_justify="left", title_style="bold", header_style="dim")
+    table = Table(title=f"\n{title}", title_justify="left", title_style="bold", header_style="dim", box=None)
     for heading in headings:
         table.add_column(heading, overflow="fold")
     for row in rows:

@@ -20,6 +20,13 @@ COMMANDS: Final = {
     "profile": "shoal.cli.profile",
     "import": "shoal.cli.import_",
 }
+EPILOG: Final = """\
+Each command explains itself: shoal plan --help. Also reached as `kubectl shoal`.
+
+  shoal plan -f examples/modelservice-shortest.yaml examples/gpupool-dra.yaml --gpus h100=8
+  shoal simulate --scenario step
+  shoal explain default/hello
+"""
 BROKEN_PIPE: Final = 141  # as a shell reports a program that wrote to a closed pipe
 
 
@@ -28,6 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     wanted = arguments[0] if arguments else ""
     parser = make_parser([wanted] if wanted in COMMANDS else list(COMMANDS))
+    if not arguments:
+        parser.print_help(sys.stderr)
+        return 2
     args = parser.parse_args(arguments)
     try:
         code: int = args.run(args)
@@ -45,7 +55,8 @@ def make_parser(commands: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=program_name(sys.argv[0] if sys.argv else "shoal"),
         description="Serve small language models on a bounded set of GPUs: decide how, and say why.",
-        epilog="Each command explains itself: shoal plan --help. Also reached as `kubectl shoal`.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"shoal {version('shoal')}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

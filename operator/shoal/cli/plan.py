@@ -16,10 +16,12 @@ from rich.console import Console
 from rich.table import Table
 
 from shoal.api.errors import ApiError
+from shoal.cli.console import make_console
 from shoal.cli.offline import Question, parse_gpus, read_question
 from shoal.domain.configuration import Placement
 from shoal.domain.plan import Decision, Infeasible, NearestFeasible
 from shoal.domain.service import ServiceKey
+from shoal.domain.words import count
 from shoal.planner.decide import decide
 from shoal.planner.replay import Difference, Record, decode_record, replay
 
@@ -94,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
         answers = [make_json(decision) for decision in ordered]
         sys.stdout.write(json.dumps(answers[0] if len(answers) == 1 else answers, indent=2, allow_nan=False) + "\n")
     else:
-        show(question, ordered, Console())
+        show(question, ordered, make_console())
     return INFEASIBLE if any(isinstance(decision, Infeasible) for decision in ordered) else FEASIBLE
 
 
@@ -115,8 +117,8 @@ def _replay(args: argparse.Namespace) -> int:
         }
         sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
     else:
-        show(Question(record.snapshot), decisions, Console())
-        _show_differences(record, differences, Console())
+        show(Question(record.snapshot), decisions, make_console())
+        _show_differences(record, differences, make_console())
     return DIFFERENT if differences else FEASIBLE
 
 
@@ -211,7 +213,7 @@ def show(question: Question, decisions: Iterable[Decision], console: Console) ->
 def _tables(decision: Decision) -> Iterator[Table]:
     plan = decision.plan
     if plan.variants:
-        title = f"{plan.gpus} GPUs, {plan.cost_per_hour:.2f} an hour; {_prediction(decision)}"
+        title = f"{count(plan.gpus, 'GPU')}, {plan.cost_per_hour:.2f} an hour; {_prediction(decision)}"
         table = _table(title, "POOL", "ACCELERATOR", "SHAPE", "REPLICAS", "GPUS", "REQ/S EACH", "LIMITED BY", "FROM")
         for variant in plan.variants:
             configuration, capacity = variant.placement.configuration, variant.capacity
@@ -257,7 +259,7 @@ def _nearest(nearest: NearestFeasible) -> str:
         f"TTFT {nearest.ttft_ms:g} ms" if nearest.ttft_ms is not None else "",
         f"ITL {nearest.itl_ms:g} ms" if nearest.itl_ms is not None else "",
         f"{nearest.rate:.3g} req/s with what there is" if nearest.rate is not None else "",
-        f"{nearest.gpus} GPUs for all of it" if nearest.gpus is not None else "",
+        f"{count(nearest.gpus, 'GPU')} for all of it" if nearest.gpus is not None else "",
     ]
     return ", ".join(filter(None, parts)) or "nothing by changing numbers alone"
 

@@ -13,7 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from shoal.api.errors import ApiError
+from shoal.cli.console import make_console
 from shoal.domain.profile import Profile, Quantiles
+from shoal.domain.words import count
 from shoal.sim.policies.parse import HELP, PolicyError, make_policy
 from shoal.sim.policies.protocol import Policy
 from shoal.sim.profile_files import read_profiles
@@ -88,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     if args.output == "json":
         sys.stdout.write(json.dumps(result.as_json(), indent=2, allow_nan=False) + "\n")
     else:
-        show(result, Console())
+        show(result, make_console())
     return 0
 
 
@@ -130,8 +132,9 @@ def show(result: Result, console: Console) -> None:
         console.print(f"... {len(result.moves) - _MOST_MOVES} more moves (-o json has them)", highlight=False)
     console.print(
         f"Policy {result.policy}: {result.attainment:.2%} within the SLO, {result.gpu_hours:.3f} GPU-hours, "
-        f"{result.cost_per_hour:.2f} an hour, at most {result.most_gpus} GPUs at once, {len(result.moves)} moves. "
-        "Latencies in milliseconds. CALM: outside the time after steps; CEILING: of a policy that acts after a step, "
+        f"{result.cost_per_hour:.2f} an hour, at most {count(result.most_gpus, 'GPU')} at once, "
+        f"{count(len(result.moves), 'move')}. Latencies in milliseconds. CALM: outside the time after steps; "
+        "CEILING: of a policy that acts after a step, "
         "where the step overloads what runs at once.",
         highlight=False,
     )
@@ -142,10 +145,13 @@ def show(result: Result, console: Console) -> None:
 
 def _make_table(result: Result) -> Table:
     title = f"{result.scenario}: {result.seconds:g} s in virtual time, simulated engines"
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None)
+    table = Table(
+        title=title, title_justify="left", title_style="bold", header_style="dim", box=None, padding=(0, 1, 0, 0)
+    )
     headings = "SERVICE", "SENT", "429", "LOST", "IN SLO", "CALM", "CEILING", "TTFT p50", "p95", "p99", "ITL p95"
     for name in headings:
-        table.add_column(name, justify="left" if name == "SERVICE" else "right", no_wrap=name != "SERVICE")
+        is_name = name == "SERVICE"
+        table.add_column(name, justify="left" if is_name else "right", no_wrap=not is_name, overflow="fold")
     for service in result.services:
         table.add_row(
             service.name,

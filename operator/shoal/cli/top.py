@@ -9,13 +9,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from rich.console import Console, RenderableType
+from rich.console import JustifyMethod, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from shoal.cli.cluster_reader import ClusterReader, Object, ReadError
+from shoal.cli.console import make_console
 from shoal.cli.explain import add_cluster_arguments
+from shoal.domain.words import count
 
 _STYLES = {"True": "green", "False": "red"}
 
@@ -61,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         if args.output == "json":
             sys.stdout.write(json.dumps([asdict(line) for line in lines], indent=2) + "\n")
         elif args.watch is None:
-            Console().print(make_table(lines))
+            make_console().print(make_table(lines))
         else:
             _watch(reader, args.namespace, args.watch, lines)
     except ReadError as error:
@@ -99,12 +101,12 @@ def make_table(lines: Sequence[Line]) -> RenderableType:
     """The list for people, with the sum of GPUs and rates."""
     if not lines:
         return Text("no ModelServices")
-    table = Table(header_style="dim", show_footer=True)
+    table = Table(header_style="dim", show_footer=True, box=None, padding=(0, 1, 0, 0))
     rate = sum(line.requestsPerSecond or 0.0 for line in lines)
     gpus = sum(line.gpus or 0 for line in lines)
     for heading, footer in (
         ("namespace", ""),
-        ("name", f"{len(lines)} services"),
+        ("name", count(len(lines), "service")),
         ("model", ""),
         ("req/s", f"{rate:.1f}"),
         ("plan", ""),
@@ -113,7 +115,8 @@ def make_table(lines: Sequence[Line]) -> RenderableType:
         ("SLO", ""),
         ("reason", ""),
     ):
-        table.add_column(heading, footer, overflow="fold", justify="right" if heading in ("req/s", "GPUs") else "left")
+        justify: JustifyMethod = "right" if heading in ("req/s", "GPUs") else "left"
+        table.add_column(heading, footer, overflow="fold", justify=justify, no_wrap=heading not in ("model", "SLO"))
     for line in lines:
         table.add_row(*_make_row(line))
     return table

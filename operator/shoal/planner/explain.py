@@ -10,7 +10,8 @@ from shoal.domain.configuration import Placement
 from shoal.domain.plan import Demand, NearestFeasible
 from shoal.domain.pool import Pool
 from shoal.domain.reasons import Binding, HoldReason, ProfileState
-from shoal.domain.service import ServiceKey
+from shoal.domain.service import RequiredProfile, ServiceKey
+from shoal.domain.words import count
 from shoal.planner.assess import Assessment
 from shoal.planner.demand import FRESH
 from shoal.planner.stabilise import Change, Choice
@@ -44,7 +45,7 @@ def explain_demand(demand: Demand | None, *, declared: bool = True) -> str:
     if demand.forecast > demand.rate * 1.02:
         text += f", {demand.forecast:.3g} expected when a new replica would be ready"
     if demand.stuck_replicas:
-        text += f", {_count(demand.stuck_replicas, 'replica')} with a queue longer than the TTFT objective"
+        text += f", {count(demand.stuck_replicas, 'replica')} with a queue longer than the TTFT objective"
     return text
 
 
@@ -91,9 +92,10 @@ def explain_shortage(
     """What binds, who holds what, what is served nevertheless, and what would help."""
     demand = assessment.demand
     rate = demand.forecast if demand else 0.0
-    serving = f"Serving {min(carried, rate):.3g} of {rate:.3g} req/s within the objective."
+    served = f"Serving {min(carried, rate):.3g} of {rate:.3g} req/s"
     if assessment.nearest is not None:
-        return f"{explain_latency(assessment, assessment.nearest)} {serving}"
+        return f"{explain_latency(assessment, assessment.nearest)} {served} as fast as can be."
+    serving = f"{served} within the objective."
     if binding is Binding.LIMIT:
         limit = assessment.service.limits.max_gpus
         return f"needs {_needs(needed_gpus)} GPUs; limits.maxGPUs allows {limit}. {serving} Raise limits.maxGPUs."
@@ -151,9 +153,10 @@ def explain_impossible(assessment: Assessment, binding: Binding) -> str:
         return f"The model fits nowhere: {detail}. Use larger GPUs, a smaller maxContextTokens or a quantised model."
     if binding is Binding.PROFILE:
         reasons = sorted({r.message for r in assessment.rejected if "profile" in r.message or "size" in r.message})
+        or_any = ", or set profile.require to Any" if service.required_profile is RequiredProfile.MEASURED else ""
         return (
-            f"No usable profile: {'; '.join(reasons) or 'none found'}. Measure one with `shoal profile`, import one, "
-            "or set profile.require to Any."
+            f"No usable profile: {'; '.join(reasons) or 'none found'}. Measure one with a ProfileRun or "
+            f"`shoal profile`, or import one{or_any}."
         )
     reasons = sorted({r.message for r in assessment.rejected})
     return f"No configuration may be used: {'; '.join(reasons[:4])}."
@@ -187,15 +190,11 @@ def explain_notes(counts: Mapping[Placement, int], fleets: Mapping[Placement, Fl
 
 def explain_costlier(need: int, cost: float, rate: str, chosen: str) -> str:
     """Why an option that could serve was not taken: what so many replicas of it would cost for the rate."""
-    return f"{_count(need, 'replica')} for {rate} req/s cost {cost:.4g}/h; the plan costs {chosen}/h"
+    return f"{count(need, 'replica')} for {rate} req/s cost {cost:.4g}/h; the plan costs {chosen}/h"
 
 
 def _needs(gpus: int | None) -> str:
     return "more" if gpus is None else str(gpus)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _either(names: tuple[str, ...]) -> str:
@@ -205,10 +204,7 @@ def _either(names: tuple[str, ...]) -> str:
 def _profile_hint(assessment: Assessment) -> str:
     if assessment.profile is not ProfileState.ESTIMATED:
         return ""
-    return (
-        f" Estimated, not measured: `shoal profile {assessment.service.model}` measures it; until then nothing is "
-        "taken away."
-    )
+    return " Estimated, not measured: a ProfileRun or `shoal profile` measures it; until then nothing is taken away."
 
 
 def _heat_hint(assessment: Assessment) -> str:
@@ -216,4 +212,4 @@ def _heat_hint(assessment: Assessment) -> str:
     if not slow:
         return ""
     worst = min(slow, key=lambda name: (slow[name], name))
-    return f" Slowed by their clocks: {_count(len(slow), 'replica')}; {worst} carries {slow[worst]:.0%}."
+    return f" Slowed by their clocks: {count(len(slow), 'replica')}; {worst} carries {slow[worst]:.0%}."

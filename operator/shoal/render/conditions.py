@@ -40,6 +40,7 @@ from typing import Any, Final, Literal
 from shoal.domain.plan import Hold, Infeasible
 from shoal.domain.reasons import Binding, HoldReason, ProfileState
 from shoal.domain.service import Mode
+from shoal.domain.words import count
 from shoal.render.profiled import describe_profile
 from shoal.render.reasons import ConditionReason, ConditionType
 from shoal.render.recipe import revision, source_kind
@@ -152,13 +153,14 @@ def _starting(report: Report) -> Verdict | None:
         return None
     old = report.ready - report.ready_as_wished
     still = f"; {old} of the earlier version still serve" if old else ""
-    message = f"{report.ready_as_wished} of at least {report.required} replicas ready, plan {_summary(report)}{still}"
+    wished = count(report.required, "replica")
+    message = f"{report.ready_as_wished} of at least {wished} ready, plan {_summary(report)}{still}"
     return Verdict("False", ConditionReason.STARTING, message)
 
 
 def _serving(report: Report) -> Verdict:
     planned = report.plan.replicas if report.plan else 0
-    message = f"{report.ready} replicas ready, plan {_summary(report)} ({planned})"
+    message = f"{count(report.ready, 'replica')} ready, plan {_summary(report)} ({planned})"
     return Verdict("True", ConditionReason.SERVING, message)
 
 
@@ -224,7 +226,8 @@ def _stalled(report: Report) -> Verdict:
     decision = report.decision
     if isinstance(decision, Infeasible) and _only_spec_helps(report, decision):
         return Verdict("True", decision.binding, _explanation(report))
-    return Verdict("False", ConditionReason.NOTHING_WRONG, "no change of spec is needed")
+    needed = "not only a change of spec can help" if report.problems or isinstance(decision, Infeasible) else ""
+    return Verdict("False", ConditionReason.NOTHING_WRONG, needed or "no change of spec is needed")
 
 
 def _only_spec_helps(report: Report, decision: Infeasible) -> bool:
@@ -256,7 +259,7 @@ def _scaling(report: Report) -> Verdict:
     if report.is_settled or (report.service is not None and report.service.mode is Mode.OBSERVE):
         return Verdict("False", ConditionReason.SETTLED, f"{_summary(report)} runs")
     going = report.live - report.ready
-    message = f"to {_summary(report)}: {report.ready} replicas ready, {going} starting or draining"
+    message = f"to {_summary(report)}: {count(report.ready, 'replica')} ready, {going} starting or draining"
     return Verdict("True", ConditionReason.MOVING, message)
 
 
@@ -295,7 +298,8 @@ def _observed(report: Report) -> Verdict:
         missing = f": no answer from {_some(report.silent)}" if report.silent else ""
         message = f"{fresh:.0%} of {engines} engines and their routers answered lately{missing}"
         return Verdict("False", HoldReason.METRICS_STALE, message)
-    return Verdict("True", ConditionReason.FRESH, f"{engines} engines are read")
+    are_read = "1 engine is read" if engines == 1 else f"{engines} engines are read"
+    return Verdict("True", ConditionReason.FRESH, are_read)
 
 
 def _name_taken(report: Report) -> Verdict | None:

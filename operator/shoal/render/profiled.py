@@ -17,10 +17,10 @@ _MESSAGES: Final = {
     ProfileState.LEARNED: "planned from what the service's own traffic showed",
     ProfileState.SIMULATED: "planned from measurements of a simulated engine: true in the simulated world only",
     ProfileState.ESTIMATED: "no measurement of this model on these GPUs: planned cautiously from an estimate. "
-    "Measure it with `shoal profile`",
+    "Measure it with `shoal profile` or a ProfileRun",
     ProfileState.MISSING: "nothing is known of this model on these GPUs: create a ModelProfile, or measure it with "
-    "`shoal profile`",
-    ProfileState.STALE: "the profile is of another engine version: measure again with `shoal profile`",
+    "`shoal profile` or a ProfileRun",
+    ProfileState.STALE: "the profile is of another engine version: measure again with `shoal profile` or a ProfileRun",
 }
 
 
@@ -69,9 +69,10 @@ def _describe_variant(report: Report, state: ProfileState, variant: PlannedVaria
     if state is ProfileState.STALE and drift is not None:
         how = f"{drift:.2g} times slower" if drift > 1 else f"{1 / drift:.2g} times faster"
         says = f"{variant.placement}: lastingly {how} than {variant.capacity.profile} says"
-        return f"{says}{compared}; measure again with `shoal profile {model}`"
+        return f"{says}{compared}; measure again with `shoal profile --launch {model}` or a ProfileRun"
     if state is ProfileState.ESTIMATED and learned.tally.requests > 0:
-        return f"estimated; {requests} compared so far{compared}; `shoal profile {model}` measures it"
+        how = f"`shoal profile --launch {model}` or a ProfileRun measures it"
+        return f"estimated; {requests} compared so far{compared}; {how}"
     return None
 
 
