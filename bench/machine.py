@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+WRITTEN = (":(exclude)bench/results", ":(exclude)bench/headtohead/results")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ def read_commit() -> str:
     if commit is None:
         return "unknown"
     # Results are written by the benchmarks themselves: they do not change what was measured.
-    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)bench/results")
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *WRITTEN)
     return f"{commit}+changes" if changed else commit
 
 
