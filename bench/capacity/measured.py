@@ -1,4 +1,4 @@
-"""Real vLLM on an H100 (profiles/measured): points left out and interpolated, and percentiles from means alone."""
+"""Real vLLM on H100 and H200 (profiles/measured): points left out, and percentiles from means alone."""
 
 from __future__ import annotations
 
@@ -13,20 +13,36 @@ from shoal.api.convert import profile_to_domain
 from shoal.api.load import load_text
 from shoal.api.model_profile import ModelProfile
 from shoal.domain.profile import ProfileRow, StepModel
-from shoal.planner.capacity import measured_curve
+from shoal.planner.capacity import OVERLOADED, measured_curve
 from shoal.planner.latency import EngineModel, mean_context, modelled_curve
 
+LEAST_POINTS, USUAL_CHUNK = 3, 2048
 FOLDER = Path(__file__).resolve().parents[2] / "profiles" / "measured"
 
 
 def read_rows() -> Iterator[tuple[str, ProfileRow]]:
-    """Every row with its model's name."""
+    """Every row with a saturation, one engine on its GPUs and points enough, with its model's and its GPU's name.
+
+    Points from saturation on show the queue: they are left out.
+    """
     for path in sorted(FOLDER.glob("*.yaml")):
         for resource in load_text(path.read_text(), where=path.name):
             if isinstance(resource, ModelProfile):
                 profile = profile_to_domain(resource)
+                name = f"{profile.model.rsplit('/', 1)[-1]}, {profile.accelerator.removeprefix('NVIDIA-')[:4]}"
                 for row in profile.rows:
-                    yield profile.model.rsplit("/", 1)[-1], row
+                    points = tuple(
+                        point for point in row.points if point.rate < OVERLOADED * (row.overload_rate or 0.0)
+                    )
+                    if row.engines_per_gpu == 1 and len(points) >= LEAST_POINTS:
+                        yield f"{name}{_variant(row)}", replace(row, points=points)
+
+
+def _variant(row: ProfileRow) -> str:
+    """What sets a row apart from the usual one of its model."""
+    tensor = f", TP{row.tensor_parallel}" if row.tensor_parallel > 1 else ""
+    chunk = f", chunk {row.max_num_batched_tokens}" if row.max_num_batched_tokens != USUAL_CHUNK else ""
+    return tensor + chunk
 
 
 def leave_one_out() -> Iterator[Errors]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,9 @@ def test_hold_out_errors_are_those_of_the_documentation() -> None:
 
 
 def test_every_comparison_runs() -> None:
-    kinds = {errors.kind for errors in find_errors(quick=True)}
+    found = list(find_errors(quick=True))
+    assert all(errors.pairs and math.isfinite(errors.rms) for errors in found)
+    kinds = {errors.kind for errors in found}
     assert {"saturation from mean ITL", "p95 ITL at a point left out", "simulated: saturation"} <= kinds
 
 
