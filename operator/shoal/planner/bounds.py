@@ -8,7 +8,6 @@ from typing import Final
 
 import numpy as np
 
-from shoal.planner.credit import pooled_share
 from shoal.planner.frontier import Offer
 from shoal.planner.problem import Floats
 
@@ -45,19 +44,21 @@ def cost_frontier(offer: Offer, without: frozenset[tuple[str, int]]) -> Frontier
     options = [option for option in offer.options if (option.placement.pool, option.gpus) not in without]
     if not options:
         return None
-    pooled = [option.rate * pooled_share(option.rating.capacity.margin) for option in options]
-    rates, costs = np.array(pooled), np.array([option.cost for option in options])
-    single = _pareto(rates, costs)
+    rates = np.array([option.rate * option.pooling for option in options])
+    costs = np.array([option.cost for option in options])
+    dearest = (MOST_REPLICAS + 1) * costs.min()  # what costs more than so many replicas is bounded without its points
+    single = _pareto(rates, costs, dearest)
     found = single
     for _ in range(MOST_REPLICAS - 1):
         more_rates = np.add.outer(found[0], single[0]).ravel()
         more_costs = np.add.outer(found[1], single[1]).ravel()
-        found = _pareto(np.concatenate([found[0], more_rates]), np.concatenate([found[1], more_costs]))
+        found = _pareto(np.concatenate([found[0], more_rates]), np.concatenate([found[1], more_costs]), dearest)
     return Frontier(found[0], found[1], float((costs / rates).min()), float(costs.min()))
 
 
-def _pareto(rates: Floats, costs: Floats) -> tuple[Floats, Floats]:
+def _pareto(rates: Floats, costs: Floats, dearest: float) -> tuple[Floats, Floats]:
     """The points that no cheaper or equal one out-carries, by rising cost; rates rounded up where there are many."""
+    rates, costs = rates[costs <= dearest], costs[costs <= dearest]
     order = np.lexsort((-rates, costs))
     rates, costs = rates[order], costs[order]
     best = np.maximum.accumulate(rates)

@@ -18,7 +18,7 @@ from shoal.domain.reasons import ProfileState, Rejection
 from shoal.planner.alternatives import with_alternatives
 from shoal.planner.capacity import LEAST_USE, Basis, Rating, rate_row
 from shoal.planner.checks import Candidate, Needs, first_objection, is_possible
-from shoal.planner.credit import is_learned
+from shoal.planner.credit import is_learned, pooled_share
 from shoal.planner.datasheets import find_datasheet
 from shoal.planner.estimate import DEFAULT_MAX_NUM_BATCHED_TOKENS, DEFAULT_MAX_NUM_SEQS, estimate_row
 from shoal.planner.ledger import node_size
@@ -47,6 +47,7 @@ class Option:
     overload_rate: float = field(init=False)  # requests per second of one replica when overloaded
     cost: float = field(init=False)  # price of one replica for an hour
     cost_of_rate: float = field(init=False)  # price of one request per second for an hour
+    pooling: float = field(init=False)  # times its rate that a replica carries beside others
 
     def __post_init__(self) -> None:
         """Work out once what is asked for again and again."""
@@ -58,6 +59,7 @@ class Option:
         object.__setattr__(self, "overload_rate", capacity.overload_rate * engines)
         object.__setattr__(self, "cost", cost)
         object.__setattr__(self, "cost_of_rate", cost / rate if rate > 0 else math.inf)
+        object.__setattr__(self, "pooling", pooled_share(capacity.margin))
 
     @property
     def estimated(self) -> bool:
@@ -146,8 +148,24 @@ def make_offer(
     """All configurations of these (interned) pools for one service.
 
     `profiles` are those of its model, own namespace first; `kept` the configurations of each pool that may go on with
-    an estimate. Remembered: it does not depend on rates or on who holds what.
+    an estimate. Remembered: it does not depend on rates or on who holds what. Where all that is kept is offered anyway,
+    the offer is that of a service which keeps nothing: a first move makes no new one.
     """
+    special = tuple(
+        () if _offers_all(_survey(needs, pool.it, profiles), own) else own
+        for own, pool in zip(kept, pools, strict=True)
+    )
+    return _make_offer(needs, special, pools, profiles)
+
+
+def _offers_all(survey: Survey, kept: tuple[Configuration, ...]) -> bool:
+    return not kept or {*kept} <= {option.placement.configuration for option in survey.options}
+
+
+@lru_cache(maxsize=8192)
+def _make_offer(
+    needs: Needs, kept: Kept, pools: tuple[Same[BarePool], ...], profiles: tuple[Same[Profile], ...]
+) -> Offer:
     surveys = [
         _survey(replace(needs, kept=own) if own else needs, pool.it, profiles)
         for own, pool in zip(kept, pools, strict=True)

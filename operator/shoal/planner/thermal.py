@@ -14,7 +14,6 @@ from typing import Final
 from shoal.domain.configuration import Placement
 from shoal.domain.service import Replica, ReplicaPhase
 from shoal.planner.capacity import clock_ratio, rate_row
-from shoal.planner.credit import pooled_share
 from shoal.planner.frontier import Offer, Option
 
 NEXT_TO_NOTHING: Final = 1e-6  # requests per second: stands for 0 where prices are taken by rate
@@ -47,7 +46,7 @@ class Fleet:
     @property
     def pooling(self) -> float:
         """Times its planned rate that a replica carries beside others."""
-        return pooled_share(self.option.rating.capacity.margin)
+        return self.option.pooling
 
     @property
     def newcomer(self) -> float:
