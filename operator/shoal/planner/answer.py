@@ -34,6 +34,7 @@ from shoal.planner.ledger import UNBOUNDED, PoolRoom, Room, padded_size
 from shoal.planner.rollout import Rollout
 from shoal.planner.sizing import size, total_cost, total_gpus, total_rate
 from shoal.planner.stabilise import Choice
+from shoal.planner.thermal import idle_fleets
 
 MOST_UTILISED: float = 1000.0  # stands for a demand without any capacity
 UNKNOWN = Capacity(0.0, 0.0, None, None, 0.0, ProfileState.MISSING, None, "unknown")
@@ -223,8 +224,8 @@ def _not_taken(outcome: Outcome) -> tuple[RejectedOption, ...]:
     return _reasons(
         assessment.offer,
         tuple(placement for placement, count in counts.items() if count),
-        tuple(max(fleet.need(rate), assessment.least) for fleet in fleets.values()),
-        (frozenset(room.pools), room.full()),
+        assessment.least,
+        (frozenset(room.pools), room.full),
         (f"{rate:.3g}", f"{chosen:.4g}"),
         cheaper=(tuple(cheaper.counts.items()), f"{cheaper.cost:.4g}") if cheaper else None,
     )
@@ -234,7 +235,7 @@ def _not_taken(outcome: Outcome) -> tuple[RejectedOption, ...]:
 def _reasons(
     offer: Offer,
     taken: tuple[Placement, ...],
-    needs: tuple[int, ...],
+    least: int,
     room: tuple[frozenset[str], frozenset[tuple[str, int]]],
     numbers: tuple[str, str],
     *,
@@ -242,14 +243,14 @@ def _reasons(
 ) -> tuple[RejectedOption, ...]:
     """Why not the options that are not `taken`; remembered, as a rate that wanders within its last digit changes none.
 
-    `needs`: replicas of each option for the demand; `room`: pools there are, and sizes of which none is left in them;
-    `numbers`: the demand and the plan's price as they are told; `cheaper`: a mix that would cost less, and its price.
+    `least`: replicas in any case; `room`: pools there are, and sizes of which none is left in them; `numbers`: the
+    demand and the plan's price as they are told; `cheaper`: a mix that would cost less, and its price.
     """
     (pools, full), (asked, plan) = room, numbers
     mix, saved = (dict(cheaper[0]), cheaper[1]) if cheaper else ({}, "")
     rejected = []
-    for option, need in zip(offer.options, needs, strict=True):
-        placement = option.placement
+    for placement, fleet in idle_fleets(offer).items():
+        option = fleet.option
         if placement in taken:
             continue
         if (placement.pool, padded_size(option.gpus)) in full or placement.pool not in pools:
@@ -261,6 +262,7 @@ def _reasons(
                 "three successive plans",
             )
         else:
+            need = max(fleet.need(float(asked)), least)
             verdict = Rejection.COSTLIER, explain.explain_costlier(need, option.cost * need, asked, plan)
         rejected.append(RejectedOption(placement, *verdict))
     return tuple(rejected)

@@ -118,8 +118,8 @@ def observed_demand(load: Load, startup_seconds: float, stuck_replicas: int) -> 
 def is_fresh(load: Load) -> bool:
     """Whether enough is known to take something away: engines read lately, and ticks of the last minutes complete."""
     recent = load.ticks[-int(WINDOW_SECONDS / _tick_seconds(load)) :]
-    complete = sum(tick.complete and 0 <= tick.count < math.inf for tick in recent)
-    return load.fresh_fraction >= FRESH and complete >= FRESH * len(recent)
+    _, complete = _read(recent)
+    return load.fresh_fraction >= FRESH and int(complete.sum()) >= FRESH * len(recent)
 
 
 def is_surge(tick: Tick, tick_seconds: float, demand: Demand) -> bool:

@@ -41,7 +41,7 @@ def added_cost(wish: Wish, counts: Mapping[Placement, int]) -> float:
 
 def _least_cost(wish: Wish, finer: float, offer: Offer | None) -> float:
     """A bound below the cost of every other addition: spares the search where none is cheaper."""
-    frontier = cost_frontier(offer, wish.room.full()) if offer else None
+    frontier = cost_frontier(offer, wish.room.full) if offer else None
     pooled = {p: 2 if n == 1 else n for p, n in wish.start.items()}  # what joins one replica lets it carry more as well
     had = sum(wish.fleets[p].rate(pooled[p]) * n / pooled[p] for p, n in wish.start.items() if n > 0)
     missing = max(wish.rate, finer) - had

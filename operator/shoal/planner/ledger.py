@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Final
 
 from shoal.domain.configuration import Placement
@@ -62,7 +62,7 @@ class PoolRoom:
         return min(free * group // padded for group, free in zip(GROUPS, self.groups, strict=True) if group <= padded)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Room:
     """What one service may take: per pool, and in all (its own limit)."""
 
@@ -87,6 +87,7 @@ class Room:
                 most = min(most, (free - busy) * group // padded)
         return max(0, most)
 
+    @cached_property
     def full(self) -> frozenset[tuple[str, int]]:
         """Sizes of replicas (pool, GPUs) of which not even one fits, of the sizes that are accounted for."""
         full: list[tuple[str, int]] = []

@@ -355,7 +355,7 @@ def _can_arrive(situation: Situation, choice: Choice, ideal: Sized) -> bool:
 
 def _least_cost(situation: Situation, rate: float) -> float:
     """A bound below any plan's cost: spares the search when nothing could be saved."""
-    frontier = cost_frontier(situation.offer, situation.room.full()) if situation.offer else None
+    frontier = cost_frontier(situation.offer, situation.room.full) if situation.offer else None
     return frontier.cost(rate, situation.least) if frontier else 0.0
 
 

@@ -91,12 +91,15 @@ def idle_fleets(offer: Offer) -> Mapping[Placement, Fleet]:
 
 
 def make_fleet(option: Option, replicas: Iterable[Replica]) -> Fleet:
-    """The option with what its running replicas have left; draining and unbound ones do not count as present."""
+    """The option with what its running replicas have left; draining and unbound ones do not count as present.
+
+    None of them slow is as good as none of them there.
+    """
     present = (ReplicaPhase.STARTING, ReplicaPhase.READY)
     deratings: Sequence[float] = sorted(
         (derating_of(option, replica) for replica in replicas if replica.phase in present), reverse=True
     )
-    return Fleet(option, tuple(deratings))
+    return Fleet(option, tuple(deratings)) if min(deratings, default=1.0) < 1 else Fleet(option)
 
 
 def vouched_fleet(fleet: Fleet) -> Fleet:
