@@ -90,18 +90,22 @@ class Room:
     @cached_property
     def full(self) -> frozenset[tuple[str, int]]:
         """Sizes of replicas (pool, GPUs) of which not even one fits, of the sizes that are accounted for."""
-        full: list[tuple[str, int]] = []
-        for name, room in self.pools.items():
-            most = min(self.limit, room.gpus)
-            if most < GROUPS[-1] or min(room.groups) < 1:
-                full += [(name, g) for g, free in zip(GROUPS, room.groups, strict=True) if free < 1 or g > most]
-        return frozenset(full)
+        return frozenset(
+            size
+            for name, room in self.pools.items()
+            for size in _full_sizes(name, min(self.limit, room.gpus, GROUPS[-1]), room.groups)
+        )
 
     def beside(self, taken: Mapping[Placement, int]) -> Room:
         """What is left of this room beside these replicas."""
         in_all = sum(count * placement.configuration.gpus_per_replica for placement, count in taken.items())
         pools = {name: room.beside(_sizes(taken, name)) for name, room in self.pools.items()}
         return Room(pools, max(0, self.limit - in_all))
+
+
+@lru_cache(maxsize=1024)
+def _full_sizes(pool: str, most: int, groups: Groups) -> tuple[tuple[str, int], ...]:
+    return tuple((pool, size) for size, free in zip(GROUPS, groups, strict=True) if free < 1 or size > most)
 
 
 def _sizes(taken: Mapping[Placement, int], pool: str) -> Counter[int]:
