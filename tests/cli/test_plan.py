@@ -125,6 +125,7 @@ def test_the_json_is_a_contract(shoal: Runner) -> None:
         "bindingConstraint",
         "frontier",
         "rejected",
+        "quality",
     ]
     assert answer["service"] == "team/chat"
     assert answer["decision"] == "Scale"
@@ -142,6 +143,33 @@ def test_the_json_is_a_contract(shoal: Runner) -> None:
     assert answer["costPerHour"] == pytest.approx(3.1 * answer["gpus"])
     assert answer["frontier"]
     assert all(list(entry) == ["configuration", "reason"] for entry in answer["rejected"])
+
+
+class TestQuality:
+    """How good the targets of all services are together: cost, bound, gap."""
+
+    def test_of_one_service_it_is_the_cost_of_its_plan(self, shoal: Runner) -> None:
+        answer = shoal.answer(SERVICE, POOL, PROFILE)
+        cost = answer["costPerHour"]
+        assert answer["quality"] == {"costPerHour": cost, "boundPerHour": cost, "gap": 0.0, "exact": True}
+
+    def test_of_several_it_is_that_of_all(self, shoal: Runner) -> None:
+        other = changed(SERVICE, priority=5)
+        other["metadata"]["name"] = "first"
+        answers = shoal.answer(SERVICE, other, POOL, PROFILE)
+        assert answers[0]["quality"] == answers[1]["quality"]
+        assert answers[0]["quality"]["costPerHour"] == pytest.approx(sum(a["costPerHour"] for a in answers))
+
+    def test_where_turns_were_taken_it_is_not_exact(self, shoal: Runner) -> None:
+        other = changed(SERVICE, priority=5)
+        other["metadata"]["name"] = "first"
+        quality = shoal.answer(SERVICE, other, POOL, PROFILE, flags=("--gpus", "h100=2"))[0]["quality"]
+        assert not quality["exact"]
+        assert quality["boundPerHour"] <= quality["costPerHour"]
+
+    def test_people_read_it_in_a_sentence(self, shoal: Runner) -> None:
+        _, out, _ = shoal.run(SERVICE, POOL, PROFILE)
+        assert "no other choice among the plans that were looked at costs less." in " ".join(out.split())
 
 
 def test_several_services_are_a_list_and_share_the_pools(shoal: Runner) -> None:

@@ -11,7 +11,7 @@ import pytest
 from objects import until
 
 from shoal.api.model_service import ModelService
-from shoal.domain.plan import Decision, Demand, Explanation, Plan, PlanSet, Prediction, Scale
+from shoal.domain.plan import Decision, Demand, Explanation, Plan, PlanSet, Prediction, Quality, Scale
 from shoal.domain.profile import LengthMix
 from shoal.domain.reasons import Binding, ProfileState
 from shoal.domain.service import EngineFacts, Load, Memory, Objective, Service, ServiceKey, Tick, Workload
@@ -93,7 +93,7 @@ class World:
         if A in decisions:
             hot = replace(decisions[A].explanation, derating=dict(self.derating))
             decisions[A] = replace(decisions[A], explanation=hot)
-        return PlanSet(0.0, decisions)
+        return PlanSet(0.0, decisions, Quality(4.0, 3.0 if A in decisions else 4.0, exact=A not in decisions))
 
     def _remember(self, service: Service, decision: Decision, at: float) -> Memory:
         return Memory(last_move_at=at + len(self.memories))
@@ -112,6 +112,18 @@ async def test_the_first_round_plans_all_and_the_next_changes_nothing() -> None:
     assert await world.round() == []
     assert sorted(world.decided) == [A, B]
     assert world.memories[1] == {key: Memory(last_move_at=1.0) for key in (A, B)}
+
+
+async def test_the_quality_is_that_of_all_groups_together() -> None:
+    """Of each group as of its last decision; a group that is gone does not count."""
+    world = World()
+    assert world.loop.quality == Quality(0.0, 0.0, exact=True)
+    await world.round()
+    assert world.loop.quality == Quality(8.0, 7.0, exact=False)
+    assert world.loop.quality.gap == pytest.approx(1 / 8)
+    del world.services[A]
+    await world.round()
+    assert world.loop.quality == Quality(4.0, 4.0, exact=True)
 
 
 async def test_only_dirty_groups_are_decided_between_full_rounds() -> None:

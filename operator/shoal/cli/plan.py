@@ -19,7 +19,7 @@ from shoal.api.errors import ApiError
 from shoal.cli.console import make_console
 from shoal.cli.offline import Question, parse_gpus, read_question
 from shoal.domain.configuration import Placement
-from shoal.domain.plan import Decision, Infeasible, NearestFeasible
+from shoal.domain.plan import Decision, Infeasible, NearestFeasible, Quality
 from shoal.domain.service import ServiceKey
 from shoal.domain.words import count
 from shoal.planner.decide import decide
@@ -85,7 +85,8 @@ def run(args: argparse.Namespace) -> int:
         if args.replay is not None:
             return _replay(args)
         question = read_question(args.filename, gpus=dict(args.gpus), rate=args.rate)
-        decisions = decide(question.snapshot).decisions
+        answer = decide(question.snapshot)
+        decisions = answer.decisions
         if args.plot is not None:
             _plot(question, decisions.values(), args.plot)
     except ApiError as error:
@@ -93,10 +94,10 @@ def run(args: argparse.Namespace) -> int:
         return BAD_INPUT
     ordered = [decisions[service.key] for service in question.snapshot.services]
     if args.output == "json":
-        answers = [make_json(decision) for decision in ordered]
+        answers = [make_json(decision, answer.quality) for decision in ordered]
         sys.stdout.write(json.dumps(answers[0] if len(answers) == 1 else answers, indent=2, allow_nan=False) + "\n")
     else:
-        show(question, ordered, make_console())
+        show(question, ordered, answer.quality, make_console())
     return INFEASIBLE if any(isinstance(decision, Infeasible) for decision in ordered) else FEASIBLE
 
 
@@ -113,11 +114,11 @@ def _replay(args: argparse.Namespace) -> int:
             "madeBy": record.made_by,
             "at": record.snapshot.now,
             "differences": [{**asdict(found), "service": str(found.service)} for found in differences],
-            "decisions": [make_json(decision) for decision in decisions],
+            "decisions": [make_json(decision, answer.quality) for decision in decisions],
         }
         sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
     else:
-        show(Question(record.snapshot), decisions, make_console())
+        show(Question(record.snapshot), decisions, answer.quality, make_console())
         _show_differences(record, differences, make_console())
     return DIFFERENT if differences else FEASIBLE
 
@@ -144,8 +145,8 @@ def _show_differences(record: Record, differences: Sequence[Difference], console
         console.print(f"and {len(differences) - _MOST_DIFFERENCES} more: -o json", style="dim")
 
 
-def make_json(decision: Decision) -> dict[str, Any]:
-    """The answer for programs; the fields are a contract."""
+def make_json(decision: Decision, quality: Quality) -> dict[str, Any]:
+    """The answer for programs; the fields are a contract. `quality` is that of all answers together."""
     plan = decision.plan
     return {
         "service": str(decision.service),
@@ -184,6 +185,12 @@ def make_json(decision: Decision) -> dict[str, Any]:
             {"configuration": describe(entry.placement), "reason": f"{entry.reason}: {entry.message}"}
             for entry in decision.explanation.rejected
         ],
+        "quality": {
+            "costPerHour": _number(quality.cost),
+            "boundPerHour": _number(quality.bound),
+            "gap": _number(quality.gap),
+            "exact": quality.exact,
+        },
     }
 
 
@@ -195,7 +202,7 @@ def describe(placement: Placement) -> str:
     return f"{placement.pool} {configuration.accelerator} {configuration.shape}, {limits}"
 
 
-def show(question: Question, decisions: Iterable[Decision], console: Console) -> None:
+def show(question: Question, decisions: Iterable[Decision], quality: Quality, console: Console) -> None:
     """The answer for people."""
     for decision in decisions:
         plan = decision.plan
@@ -206,8 +213,17 @@ def show(question: Question, decisions: Iterable[Decision], console: Console) ->
             console.print(f"Nearest that could be met: {_nearest(decision.nearest)}", highlight=False)
         for table in _tables(decision):
             console.print(table)
+    console.print(f"\n{_judge(quality)}", highlight=False)
     for note in question.assumptions:
         console.print(f"Assumed: {note}.", style="dim", highlight=False)
+
+
+def _judge(quality: Quality) -> str:
+    """How good all targets are together; costs include moves, spread over an hour."""
+    cost = f"All together cost {quality.cost:.2f} an hour, moves included"
+    if quality.exact:
+        return f"{cost}: no other choice among the plans that were looked at costs less."
+    return f"{cost}: no other choice costs less than {quality.bound:.2f}, so {quality.gap:.2%} could be saved at most."
 
 
 def _tables(decision: Decision) -> Iterator[Table]:

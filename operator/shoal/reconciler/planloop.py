@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from shoal.api.model_service import ModelService
-from shoal.domain.plan import Decision, Hold, Infeasible, PlanSet
+from shoal.domain.plan import Decision, Hold, Infeasible, PlanSet, Quality
 from shoal.domain.service import Memory, Service, ServiceKey
 from shoal.domain.snapshot import Snapshot
 from shoal.reconciler.clock import Now, steady
@@ -114,6 +114,13 @@ class PlanLoop:
     def answer_about(self, key: ServiceKey) -> tuple[Snapshot, PlanSet] | None:
         """What was last decided for a service's group, and from what; None when nothing was."""
         return next((answer for keys, answer in self._answers.items() if key in keys), None)
+
+    @property
+    def quality(self) -> Quality:
+        """How good the targets of all groups are together, as of their last decisions."""
+        answers = [answer.quality for _, answer in self._answers.values()]
+        exact = all(quality.exact for quality in answers)
+        return Quality(sum(q.cost for q in answers), sum(q.bound for q in answers), exact)
 
     async def run(self) -> None:
         """Decide for ever; a failure is logged and tried again at the next round."""
