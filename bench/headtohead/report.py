@@ -149,7 +149,8 @@ def constant_table(bench: Bench) -> list[str]:
     if not rows:
         return ["Not run.", ""]
     lines = [
-        "| rate over capacity | seeds | replicas at the start | at the end | needed | most moves | least attainment % |",
+        "| rate over capacity | seeds | replicas at the start | at the end | needed | most moves "
+        "| least attainment % |",
         "|---:|---:|---:|---|---:|---:|---:|",
     ]
     for share in sorted({row["share"] for row in rows}):

@@ -313,7 +313,7 @@ class TestDispatcher:
         out = capsys.readouterr().out
         assert all(command in out for command in COMMANDS)
 
-    @pytest.mark.parametrize("line", [[], ["frog"], ["plan"], ["plan", "-f"]])
+    @pytest.mark.parametrize("line", [["frog"], ["plan"], ["plan", "-f"]])
     def test_wrong_arguments_end_with_2(self, line: list[str]) -> None:
         with pytest.raises(SystemExit) as stop:
             main(line)
