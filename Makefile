@@ -38,7 +38,7 @@ binaries: setup ## Build and cache the embedded control plane and helm (about 12
 	@$(BIN)/python -m e2e.binaries
 
 .PHONY: demo
-demo: binaries ## The main job in about three minutes: DEMO_FLAGS='--json' or '--keep'
+demo: binaries ## The main job in about two and a half minutes: DEMO_FLAGS='--json' or '--keep'
 	@$(BIN)/python -m e2e.demo $(DEMO_FLAGS)
 
 .PHONY: check

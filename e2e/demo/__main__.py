@@ -38,7 +38,7 @@ Stop it:          python -m e2e.devcluster down --name {name}
 def main() -> int:
     """Run the demo; return an exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m e2e.demo", description="The main job in about three minutes, two of them traffic."
+        prog="python -m e2e.demo", description="The main job in two and a half minutes, most of it traffic."
     )
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object and nothing else")
     parser.add_argument("--keep", action="store_true", help="leave the cluster running and print how to look around")

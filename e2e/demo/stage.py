@@ -76,7 +76,7 @@ async def until_ready(watcher: Watcher, names: set[str], say: Say, *, timeout: f
         }
         if names <= ready:
             return
-        say(f"engines start (20 s each): {', '.join(sorted(names - ready))}")
+        say(f"engines start (10 s each): {', '.join(sorted(names - ready))}")
         await asyncio.sleep(0.5)
     why = {name: condition(watcher.view.services.get(name, {}), "Ready").get("message") for name in names}
     raise StageError(f"not ready after {timeout:.0f} s: {why}")

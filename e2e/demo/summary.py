@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from shoal.domain.words import count
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -144,7 +146,7 @@ def make_summary(
         Claim(
             "the operator was killed once and came back",
             seen.operator_restarts == 1,
-            "; ".join([f"{seen.operator_restarts} restarts", *seen.operator_ends]),
+            "; ".join([count(seen.operator_restarts, "restart"), *seen.operator_ends]),
         ),
         _never_more_gpus(seen),
     )

@@ -28,12 +28,12 @@ class Timeline:
     """
 
     step_up: float = 10.0
-    crash: float = 22.0
-    heat: float = 42.0
-    step_down: float = 80.0
-    full_pool: float = 100.0
-    end: float = 125.0
-    settle: float = 60.0
+    crash: float = 20.0
+    heat: float = 32.0
+    step_down: float = 60.0
+    full_pool: float = 75.0
+    end: float = 105.0
+    settle: float = 45.0
     heat_ratio: float = 0.6
 
     def schedule(self, stream: Stream) -> list[tuple[float, float]]:

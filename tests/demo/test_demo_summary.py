@@ -99,7 +99,7 @@ def test_no_requests_are_not_a_success() -> None:
 
 def test_only_requests_outside_steps_count_there() -> None:
     stepped, constant = Stream("a", "m", 2, 8, 1, 1, 1, 1, 1), Stream("b", "m", 5, 5, 1, 1, 1, 1, 1)
-    instants = (TIMELINE.step_up, TIMELINE.step_up + 59.9, TIMELINE.step_down, TIMELINE.step_down + 59.9)
+    instants = (TIMELINE.step_up, TIMELINE.step_up + 44.9, TIMELINE.step_down, TIMELINE.step_down + 44.9)
     assert all(TIMELINE.is_settling(stepped, at) and not TIMELINE.is_settling(constant, at) for at in instants)
     assert not TIMELINE.is_settling(stepped, TIMELINE.step_up - 0.1)
     late = [Request("chat", at, answered=True, lost=False, within_slo=False, settling=True) for at in instants]
