@@ -109,6 +109,7 @@ class Demand:
     changing: bool = False  # a change is too young to be measured: `rate` is the one before it
     trend: float = 0.0  # as the slope, over ten minutes, in which slower ones show
     recent: float = 0.0  # mean rate of the last five minutes, whatever changed in them
+    latest: float = 0.0  # mean rate of the last minute
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,7 +70,7 @@ class Assessment:
     fresh: bool
     starting: bool
     profile: ProfileState
-    lasting_queues: int = 0
+    lasting_queues: Mapping[Placement, int] = field(default_factory=dict)
     headroom: float = 1.0
     frozen: HoldReason | None = None
     nearest: NearestFeasible | None = None
@@ -191,8 +191,10 @@ def _stuck(service: Service) -> int:
     )
 
 
-def _lasting_queues(service: Service, fleets: Mapping[Placement, Fleet], demand: Demand | None, startup: float) -> int:
-    """Replicas that are stuck: whose queue will exceed the objective when a new replica is ready.
+def _lasting_queues(
+    service: Service, fleets: Mapping[Placement, Fleet], demand: Demand | None, startup: float
+) -> Mapping[Placement, int]:
+    """Replicas of each placement that are stuck: whose queue will exceed the objective when a new replica is ready.
 
     With rate `lam` on ready replicas that together put through X, a queue of q seconds becomes
     `q + startup * (lam/X - 1)`. One that is there must also be seen to exceed the objective now: if it is gone by then,
@@ -202,23 +204,20 @@ def _lasting_queues(service: Service, fleets: Mapping[Placement, Fleet], demand:
     there will be one of 143 s at least (60 / 21.5 / 1.08 = 2.58).
     """
     if demand is None or not demand.observed or service.objective.ttft_ms is None:
-        return 0
+        return {}
     ready = [
-        (replica, fleets[variant.placement].option.overload_rate)
+        (variant.placement, replica.queue_seconds or 0.0)
         for variant in service.running
         if variant.placement in fleets
         for replica in variant.replicas
         if replica.phase is ReplicaPhase.READY
     ]
-    throughput = max(sum(rate for _, rate in ready), 1e-9)
+    throughput = max(sum(fleets[placement].option.overload_rate for placement, _ in ready), 1e-9)
     bound = service.objective.ttft_ms / 1000
     if startup * ((demand.forecast - demand.standard_error) / throughput / (1 + KNEE_ERROR) - 1) > bound:
-        return len(ready)
-    if not demand.stuck_replicas:
-        return 0
+        return Counter(placement for placement, _ in ready)
     growth = startup * (demand.forecast / throughput - 1)
-    queues = [replica.queue_seconds or 0.0 for replica, _ in ready]
-    return sum(queue > bound and queue + growth > bound for queue in queues)
+    return Counter(placement for placement, queue in ready if queue > bound and queue + growth > bound)
 
 
 def _headroom(service: Service, fleets: Mapping[Placement, Fleet], startup: float) -> float:

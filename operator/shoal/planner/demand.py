@@ -53,6 +53,7 @@ class Arrivals:
     changing: bool = False  # see present_window
     trend: float = 0.0  # see lasting_trend
     recent: float = 0.0
+    latest: float = 0.0
 
 
 def uncertainty(demand: Demand) -> float:
@@ -112,6 +113,7 @@ def observed_demand(load: Load, startup_seconds: float, stuck_replicas: int) -> 
         changing=arrivals.changing,
         trend=arrivals.trend,
         recent=arrivals.recent,
+        latest=arrivals.latest,
     )
 
 
@@ -148,7 +150,8 @@ def estimate_arrivals(counts: Floats, tick_seconds: float, settled: int = 1) -> 
         slope=_believed_slope(window, phi, tick_seconds),
         changing=changing,
         trend=lasting_trend(counts, phi, tick_seconds),
-        recent=_recent_rate(counts, tick_seconds),
+        recent=_mean_of_last(counts, WINDOW_SECONDS, tick_seconds),
+        latest=_mean_of_last(counts, SLOPE_SECONDS, tick_seconds),
     )
 
 
@@ -167,8 +170,8 @@ def lasting_trend(counts: Floats, phi: float, tick_seconds: float) -> float:
     return slope
 
 
-def _recent_rate(counts: Floats, tick_seconds: float) -> float:
-    window = counts[-int(WINDOW_SECONDS / tick_seconds) :]
+def _mean_of_last(counts: Floats, seconds: float, tick_seconds: float) -> float:
+    window = counts[-max(1, int(seconds / tick_seconds)) :]
     return float(window.sum()) / (len(window) * tick_seconds)
 
 

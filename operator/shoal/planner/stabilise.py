@@ -5,7 +5,7 @@ forecast.
 
     eps = 3*se/lam, between 0.03 and 0.25     h = (1 - eps)/(1 + eps)
     wait    when the rate is just changing: the tick in which it did holds both, and is not its size
-    grow    when fut - se > n*C, or too few serve beside stuck ones even at fut - se:
+    grow    when fut - se > n*C, or n < stuck + ceil((fut - se)/X_sat):
             to max(ceil(fut/C), ceil((1 + eps)*n) if n >= 10, stuck + ceil(fut/(0.95*X_sat))), at once
     stuck   replicas whose queue will exceed the TTFT objective when a new replica is ready (assess.py)
     shrink  when no queue exceeds it, nothing is starting, there is no upward trend, the rate has lasted and the last
@@ -32,7 +32,9 @@ does not come in small steps. After the first such growth the plan carries (1 - 
 
 **Steady falls** are outside that episode: a rate within 1 ± 0.03 of a constant has no slope beyond 3*0.03*lam0/T
 (demand.py), so none is believed. While one lasts, the mean of the last five minutes is above the rate by half of what
-fell in them, more than 0.02*lam; growth after such a shrink needs that mean to rise by se, against the fall.
+fell in them, more than 0.02*lam; growth after such a shrink needs that mean to rise by se, against the fall. Nothing is
+taken away below the mean of the last minute, so that a fall which has just ended is not overshot. Tested with falls of
+at most a twentieth in two minutes (tests/planner/test_trends.py); at the end of steeper ones a replica may come back.
 
 A change of mix needs a saving that exceeds what both variants cost while they overlap, in three successive plans (ten
 seconds), with no move in flight. The saving counts for as long as the last move lies back, an hour at most.
@@ -63,6 +65,7 @@ from shoal.planner.sizing import (
     Sized,
     shrink,
     size,
+    sized,
     total_gpus,
     total_rate,
     trim,
@@ -118,7 +121,7 @@ class Situation:
     slower: bool = False
     max_loss: float = 1.0
     offer: Offer | None = None
-    lasting_queues: int = 0
+    lasting_queues: Mapping[Placement, int] = field(default_factory=dict)
     headroom: float = 1.0
 
     @property
@@ -192,13 +195,12 @@ def _wanted(situation: Situation, base: Counts) -> float:
     if demand is None or demand.changing:
         return 0.0
     carried = total_rate(base, situation.fleets)
-    needed = max(needed_rate(demand), _beside_stuck(situation, base, needed_rate(situation.demand or demand)))
-    if carried >= needed * ENOUGH:
+    seen = situation.demand or demand
+    enough = carried >= needed_rate(demand) * ENOUGH
+    if enough and carried >= _beside_stuck(situation, base, needed_rate(seen), 1.0) * ENOUGH:
         return 0.0
-    beside = _beside_stuck(situation, base, (situation.demand or demand).forecast)
-    if carried >= needed_rate(demand) * ENOUGH:
-        return beside
-    return max(demand.forecast, beside, _at_least_uncertainty(demand, base, carried))
+    beside = _beside_stuck(situation, base, seen.forecast, NEARLY_SATURATED)
+    return beside if enough else max(demand.forecast, beside, _at_least_uncertainty(demand, base, carried))
 
 
 def _grow(situation: Situation, base: Counts, wanted: float) -> Counts:
@@ -222,18 +224,20 @@ def _at_least_uncertainty(demand: Demand, base: Counts, carried: float) -> float
     return (1 + uncertainty(demand)) * carried if sum(base.values()) >= MANY else 0.0
 
 
-def _beside_stuck(situation: Situation, base: Counts, rate: float) -> float:
-    """Capacity when newcomers alone carry a rate while stuck replicas work off their queues.
+def _beside_stuck(situation: Situation, base: Counts, rate: float, share: float) -> float:
+    """Capacity when newcomers alone carry a rate, at a share of saturation, while stuck replicas work off their queues.
 
     Stuck replicas count at most as often as the rate needs replicas: an objective that every request misses must not
     grow the service for ever.
     """
-    if situation.lasting_queues == 0 or not base:
+    if not base:
         return 0.0
-    fleet = situation.fleets[max(base, key=lambda placement: (base[placement], placement))]
-    stuck = min(situation.lasting_queues, max(1, fleet.need(rate)))
-    newcomers = rate / (NEARLY_SATURATED * fleet.option.overload_rate)
-    return fleet.rate(stuck + int(newcomers) + (newcomers > int(newcomers)))
+    fleets = situation.fleets
+    usual = fleets[max(base, key=lambda placement: (base[placement], placement))]
+    held = sum(n * fleets[p].option.rate for p, n in situation.lasting_queues.items() if p in fleets)
+    stuck = min(usual.pooling * held, usual.rate(max(1, usual.need(rate))))
+    each = max(fleets[placement].option.rate / fleets[placement].option.overload_rate for placement in base)
+    return stuck + usual.pooling * each * rate / share if held else 0.0
 
 
 def _not_smaller(situation: Situation, base: Counts) -> Counts:
@@ -266,11 +270,13 @@ def _safe_rate(demand: Demand) -> float:
     """Rate that a smaller plan must carry so that no later estimate within the uncertainty makes it grow again.
 
     Of a rate that steadily falls later estimates are lower, and the mean of the last minutes is above what it is now.
+    A fall that has just ended is seen in the last minute.
     """
     eps = uncertainty(demand)
-    rate = rate_now(demand) if demand.slope < -SURE_SLOPE * slope_bound(demand) else demand.rate
-    steady = rate * (1 + eps) / (1 - eps)
-    return min(steady, demand.recent) if demand.trend < 0 else steady
+    falls = demand.slope < -SURE_SLOPE * slope_bound(demand)
+    steady = (rate_now(demand) if falls else demand.rate) * (1 + eps) / (1 - eps)
+    safe = min(steady, demand.recent) if demand.trend < 0 else steady
+    return max(safe, demand.latest) if falls or demand.trend < 0 else safe
 
 
 def _shrunk(situation: Situation, demand: Demand, choice: Choice) -> Choice | None:
@@ -282,11 +288,25 @@ def _shrunk(situation: Situation, demand: Demand, choice: Choice) -> Choice | No
     vouched = {placement: vouched_fleet(situation.fleets[placement]) for placement in choice.counts}
     if any(fleet.option.estimated for fleet in vouched.values()):
         return None  # an estimate may add replicas, never remove any
-    rate = max(_safe_rate(demand), _least_left(situation.max_loss, choice.counts, vouched))
-    smaller = shrink(vouched, choice.counts, rate, situation.least)
+    smaller = _kept(situation, demand, choice.counts, vouched)
     if smaller.replicas >= sum(choice.counts.values()) or not smaller.enough:
         return None
     return Choice(smaller.counts, Change.SHRINK, is_enough(situation, smaller.counts))
+
+
+def _kept(situation: Situation, demand: Demand, counts: Mapping[Placement, int], vouched: Fleets) -> Sized:
+    """What is left when all that may be spared goes.
+
+    Growth will ask for what is planned, so that must carry the safe rate. What live traffic vouches for, which is less,
+    must carry the rate as it is: the credit is a bound on what an engine is tried with, and adds no uncertainty.
+    """
+    fleets, least = situation.fleets, situation.least
+    left = _least_left(situation.max_loss, counts, vouched)
+    safe = _safe_rate(demand)
+    planned = shrink(fleets, counts, max(safe, left), least)
+    credited = shrink(vouched, counts, max(min(safe, rate_now(demand)), left), least)
+    kept = {placement: max(planned.counts.get(placement, 0), credited.counts.get(placement, 0)) for placement in counts}
+    return replace(sized(kept, vouched, 0.0, least), enough=planned.enough and credited.enough)
 
 
 def _least_left(max_loss: float, counts: Mapping[Placement, int], fleets: Fleets) -> float:

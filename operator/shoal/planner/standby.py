@@ -69,4 +69,5 @@ def with_headroom(demand: Demand | None, headroom: float) -> Demand | None:
         slope=headroom * demand.slope,
         trend=headroom * demand.trend,
         recent=headroom * demand.recent,
+        latest=headroom * demand.latest,
     )
