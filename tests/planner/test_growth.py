@@ -67,7 +67,7 @@ def every_addition(wish, rate, most=6):
     finer=st.floats(1.0, 1.25),
 )
 def test_no_addition_within_the_room_is_much_cheaper(start, more, gpus, finer):
-    """The search thins numbers out and tries two placements: within a tenth of the cheapest addition there is."""
+    """The search thins numbers out and tries two placements: within a fifth of the cheapest addition there is."""
     wish, offer = wish_of(start, 0.0, gpus=gpus)
     rate = sum(wish.fleets[p].rate(n) for p, n in start.items()) + more
     wish, offer = wish_of(start, rate, gpus=gpus)
@@ -79,7 +79,7 @@ def test_no_addition_within_the_room_is_much_cheaper(start, more, gpus, finer):
     if own.enough:
         assert added_cost(wish, found.counts) <= added_cost(wish, own.counts) + 1e-9
     if additions:
-        assert added_cost(wish, found.counts) <= 1.1 * min(additions) + 1e-9
+        assert added_cost(wish, found.counts) <= 1.2 * min(additions) + 1e-9
 
 
 @pytest.mark.parametrize(
