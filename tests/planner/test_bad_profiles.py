@@ -79,6 +79,16 @@ def test_contradictory_points_never_carry_more(what, contradiction):
     assert worse < clean, what
 
 
+@pytest.mark.parametrize("knees", [(10, 20), (20, 10), (20, 10, 15)])
+def test_of_rows_that_contradict_each_other_the_slowest_counts(knees):
+    decision = decide_one(
+        make_service(rate=20.0, objective=Objective(95, 500)),
+        [make_pool()],
+        [make_profile([make_row(k) for k in knees])],
+    )
+    assert decision.plan.variants[0].capacity.rate == pytest.approx(9.0)
+
+
 def test_a_row_without_anything_usable_is_as_good_as_none():
     row = replace(make_row(0), points=(RatePoint(float("nan"), Quantiles(1), Quantiles(1)),), overload_rate=-3.0)
     decision = answer(row)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import pairwise
 
@@ -24,7 +25,7 @@ from planner_world import (
 
 from shoal.domain.configuration import Configuration, Placement
 from shoal.domain.plan import Hold, Infeasible, Scale
-from shoal.domain.pool import Admission, ClaimKind, NodeStock, Pool, Stock
+from shoal.domain.pool import Admission, ClaimKind, Datasheet, NodeStock, Pool, Stock
 from shoal.domain.profile import (
     LengthMix,
     Link,
@@ -84,8 +85,10 @@ rows = st.builds(
     kv_cache_tokens=st.sampled_from([1e5, 1e6]) | numbers,
     lengths=st.just(MIX) | mixes,
     overload_rate=st.none() | numbers,
-    points=st.lists(st.builds(RatePoint, numbers, quantiles, quantiles), max_size=3).map(tuple),
+    points=st.lists(st.builds(RatePoint, numbers, quantiles, quantiles, st.none() | numbers), max_size=3).map(tuple),
     steps=st.none() | st.just(StepModel(8, 0.02, 2e-5)) | models,
+    api_servers=st.sampled_from([-1, 0, 1, 2, 10**6]),
+    mps=st.booleans(),
 )
 facts = st.just(QWEN_FACTS) | st.builds(ModelFacts, numbers, numbers, numbers, st.integers(1, 10**6))
 profiles = st.builds(
@@ -95,7 +98,7 @@ profiles = st.builds(
     model=st.sampled_from(["m", "n"]),
     accelerator=st.sampled_from([H100, L40S]),
     engine=st.just("vllm"),
-    engine_version=st.sampled_from(["0.30.1", "0.29.0"]),
+    engine_version=st.sampled_from(["0.30.1", "0.29.0", "", "new"]),
     source=st.sampled_from(Source),
     facts=facts,
     rows=st.lists(rows, max_size=4).map(tuple),
@@ -112,12 +115,14 @@ pools = st.builds(
     memory_bytes=st.sampled_from([0.0, 16e9, 40e9, 80e9]) | numbers,
     reserve_bytes=st.sampled_from([0.0, 2e9, 1e12]),
     claim=st.sampled_from(ClaimKind),
-    price_per_gpu_hour=st.sampled_from([0.0, 1.0, 3.0]),
+    price_per_gpu_hour=st.sampled_from([0.0, 1.0, 3.0, -1.0, NAN, float("inf")]),
     stock=stocks,
     max_gpus=st.none() | st.integers(0, 20),
     link=st.sampled_from(Link),
     island_size=st.none() | st.integers(1, 4),
     unified_memory=st.booleans(),
+    mps=st.booleans(),
+    datasheet=st.none() | st.builds(Datasheet, numbers, numbers),
     derate=st.booleans(),
     admissions=st.lists(
         st.builds(Admission, st.just("ml"), st.none() | st.integers(0, 6), st.none() | st.integers(-1, 5)), max_size=1
@@ -204,10 +209,12 @@ strange = settings(derandomize=True, max_examples=80, deadline=None, suppress_he
 def test_every_service_of_any_snapshot_gets_exactly_one_decision(world):
     plans = decide(world)
     assert set(plans.decisions) == {service.key for service in world.services}
+    assert 0 <= plans.quality.bound <= plans.quality.cost < math.inf
     for service in world.services:
         decision = plans.decisions[service.key]
         assert isinstance(decision, Scale | Hold | Infeasible)
         assert decision.explanation.message
+        assert math.isfinite(decision.plan.cost_per_hour)
         names = [step.variant for step in decision.steps if step.variant]
         alive = {variant.name for variant in service.running if variant.desired or variant.live}
         assert len(names) == len(set(names))

@@ -108,8 +108,15 @@ class BarePool:
 
 def make_bare(pool: Pool, energy_price: float = 0.0) -> BarePool:
     """What of a pool configurations depend on."""
-    known = energy_price if math.isfinite(energy_price) and energy_price > 0 else 0.0
-    return BarePool(replace(pool, stock=None, admissions=(), max_gpus=None), largest_island(pool), known)
+    bare = replace(
+        pool, stock=None, admissions=(), max_gpus=None, price_per_gpu_hour=_usable_price(pool.price_per_gpu_hour)
+    )
+    return BarePool(bare, largest_island(pool), _usable_price(energy_price))
+
+
+def _usable_price(price: float) -> float:
+    """A price that is none counts as nothing."""
+    return price if math.isfinite(price) and price > 0 else 0.0
 
 
 @lru_cache(maxsize=256)

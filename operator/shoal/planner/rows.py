@@ -65,7 +65,7 @@ def choose_rows(
             state = ProfileState.STALE
         if required is RequiredProfile.MEASURED and state is not ProfileState.MEASURED:
             continue
-        for row in sorted(usable_rows(profile), key=lambda row: distance(row.lengths, lengths)):
+        for row in sorted(usable_rows(profile), key=lambda row: (distance(row.lengths, lengths), *_promise(row))):
             configuration = _configuration(accelerator, row)
             if configuration is not None and (row.engines_per_gpu == 1 or row.mps == mps):
                 chosen.setdefault(configuration, RowChoice(row, profile, state))
@@ -112,6 +112,11 @@ def _configuration(accelerator: str, row: ProfileRow) -> Configuration | None:
         )
     except ValueError:
         return None
+
+
+def _promise(row: ProfileRow) -> tuple[bool, float]:
+    """Of rows that contradict each other, the one that was measured and promises least comes first."""
+    return row.overload_rate is None, row.overload_rate or 0.0
 
 
 def _clean(row: ProfileRow) -> ProfileRow | None:
