@@ -46,7 +46,7 @@ class Settings:
     window: float = 10.0
 
 
-QUICK = Settings(services=4, namespaces=2, starts=1, calm=1.0, steady=10.0, window=5.0)
+QUICK = Settings(services=4, namespaces=2, starts=1, calm=1.0, steady=6.0, window=3.0)
 
 
 @dataclass(frozen=True, slots=True)

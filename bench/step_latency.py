@@ -30,7 +30,7 @@ class Settings:
     apart: float = 6.0
 
 
-QUICK = Settings(services=1, settle=15.0, apart=1.0)
+QUICK = Settings(services=1, settle=8.0, apart=1.0)
 
 
 def run(settings: Settings, directory: Path, say: Say) -> Measured:

@@ -49,6 +49,7 @@ def test_dates_without_quotes_stay_text() -> None:
     ("text", "expected"),
     [
         ("a: [1", "f.yaml: not YAML"),
+        ("[" * 20_000, "f.yaml: nested too deeply"),
         ("a: 1\na: 2", "key 'a' stands twice"),
         ("- 1", "f.yaml, document 1: not a Kubernetes object. Start it with apiVersion"),
         ("just text", "not a Kubernetes object"),

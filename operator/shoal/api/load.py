@@ -39,6 +39,8 @@ def load_text(text: str, *, where: str = "input") -> tuple[Resource, ...]:
         documents = list(yaml.load_all(text, Loader=_Loader))
     except yaml.YAMLError as error:
         raise ApiError(f"not YAML: {_in_one_line(error)}", where=where, advice="Correct the syntax") from error
+    except RecursionError as error:
+        raise ApiError("nested too deeply", where=where, advice="Name a file of manifests") from error
     resources = []
     for number, document in enumerate(documents, start=1):
         place = f"{where}, document {number}"
