@@ -116,6 +116,19 @@ class TestTruthTable:
         assert replicas(replace(slow, memory=memory_of(4, startup_p90_seconds=1.0))) == 4
         assert replicas(replace(slow, memory=memory_of(4, startup_p90_seconds=200.0))) == 5
 
+    def test_a_large_step_is_one_move_whether_its_queue_is_seen_or_foreseen(self):
+        """64 req/s on one of nine: seven carry it, eight while that one works off what has come in the meantime."""
+        assert replicas(running_with(1, 64)) == 8
+        first = replace(make_variant(place(), 1).replicas[0], queue_seconds=60.0)
+        others = make_variant(place(), 7, "new", phase=ReplicaPhase.STARTING).replicas
+        seen = make_variant(place(), 8, replicas=(first, *others))
+        assert replicas(running_with(8, 64, running=(seen,))) == 8
+
+    @pytest.mark.parametrize(("rate", "after"), [(60.5, 7), (62.5, 8)])
+    def test_newcomers_may_be_nearly_saturated_before_more_are_added(self, rate, after):
+        """One of seven is stuck: six put through 64.5, are sized for 61.3 and let be up to 61.9."""
+        assert replicas(running_with(7, rate, running=stuck(7))) == after
+
     def test_an_objective_every_request_misses_does_not_grow_for_ever(self):
         service = running_with(2, 5, running=stuck(2))
         for _ in range(5):
