@@ -2,8 +2,9 @@
 
 Sessions are the directories of `results`, and the two runs of `bench.real_engine`. What several of them measured of one
 configuration on one GPU type is pooled into one row. Left out are the mixes that predictions are held against, the
-engine that was starved of KV on purpose, and runs that ended before saturation. Of runs that differ in the KV cache
-alone, those that tell step times count, then those with the largest: the planner reckons down from there.
+engine that was starved of KV on purpose, and configurations that were never saturated. Of runs that differ in the KV
+cache alone, those that tell step times count, then those with the largest (the planner reckons down from there), and
+what the others saw while their cache was not full.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from bench.real_engine.results import read_runs
 from shoal.api.convert import row_to_domain
 from shoal.api.model_profile import ModelProfile, Provenance
 from shoal.domain.profile import Link, ProfileRow
-from shoal.profiler.measured import Measured, Subject
+from shoal.profiler.measured import Measured, Shape, Subject
 from shoal.profiler.profiles import make_resource
 from shoal.profiler.rows import counted_points, date_of, make_row, pool_fits
 from shoal.sim.profile_files import render_manifest
@@ -30,6 +31,7 @@ from shoal.sim.profile_files import render_manifest
 OUT: Final = Path(__file__).resolve().parents[2] / "profiles" / "measured"
 HEADER = "Made by python -m bench.gpu_session.make_profiles"
 STARVED = "starved"  # of KV on purpose
+FULL = 0.9  # of the KV cache: below, its size changed nothing
 UNRECORDED = "shoal profile 0.1.0 (commit not recorded)"  # journals that do not name their tool
 NOTES = (
     "Real vLLM, dummy weights (speed does not depend on their values), prompts of random token ids, gamma lengths, "
@@ -43,7 +45,8 @@ def make_profiles() -> Iterator[tuple[str, str]]:
     by_subject: dict[Subject, dict[Hashable, list[Measured]]] = defaultdict(lambda: defaultdict(list))
     for subject, measured in read_all():
         by_subject[subject][_configuration(measured)].append(measured)
-    for subject, groups in sorted(by_subject.items(), key=lambda item: (item[0].model, item[0].accelerator)):
+    for subject, found in sorted(by_subject.items(), key=lambda item: (item[0].model, item[0].accelerator)):
+        groups = {key: runs for key, runs in found.items() if any(run.saturation for run in runs)}
         resource = _make_resource(subject, groups)
         yield f"{resource.metadata.name}.yaml", render_manifest(resource, HEADER)
 
@@ -59,11 +62,11 @@ def read_all() -> Iterator[tuple[Subject, Measured]]:
 
 
 def is_for_profiles(result: Result) -> bool:
-    """Whether a job measured what a service would run as it is, until there was too much of it."""
+    """Whether a job measured what a service would run as it is."""
     name = result.job.name
     starved = name.endswith(STARVED) and result.gpus == 1  # two GPUs starve no more than a 40 GB GPU does
     task = result.job.task is Task.PROFILE and result.job.lengths == CHAT
-    return task and not starved and result.measured.saturation is not None
+    return task and not starved
 
 
 def subject_of(result: Result) -> Subject:
@@ -88,12 +91,21 @@ def _configuration(measured: Measured) -> Hashable:
 
 
 def _choose(runs: Sequence[Measured], subject: Subject) -> Sequence[Measured]:
-    """The runs of one size of KV cache (told within a block or two)."""
+    """The runs of the largest KV cache (told within a block or two), and what others saw while theirs was not full."""
     sizes: dict[int, list[Measured]] = defaultdict(list)
     for run in runs:
         sizes[round((run.shape.kv_cache_tokens or 0.0) / 256)].append(run)
     datasheet = subject.datasheet_steps(runs[0].shape)
-    return max(sizes.items(), key=lambda item: (pool_fits(item[1], datasheet) is not None, item[0]))[1]
+    largest = max(sizes.items(), key=lambda item: (pool_fits(item[1], datasheet) is not None, item[0]))[1]
+    others = [_not_full(run, largest[0].shape) for run in runs if run not in largest]
+    return [*(run for run in others if run.points), *largest]
+
+
+def _not_full(run: Measured, shape: Shape) -> Measured:
+    """The points that a larger KV cache would not have changed."""
+    points = tuple(point for point in run.points if point.engine.get("kvUsageMost", 1.0) < FULL)
+    facts = {name: value for name, value in run.facts.items() if name != "kvCacheTokens"}
+    return replace(run, shape=shape, points=points, facts=facts)
 
 
 def _make_resource(subject: Subject, groups: Mapping[Hashable, Sequence[Measured]]) -> ModelProfile:

@@ -53,7 +53,8 @@ def test_each_row_says_how_it_came_about_and_how_well_it_is_known(name: str) -> 
         assert how.source is Source.MEASURED
         assert min(how.windows or 0, how.requests or 0) > 0
         assert errors is not None
-        assert 0 < (errors.overload_rate or 0.0) < 0.1 * (row.overload_rate or 0.0)
+        # Where the servers' CPU is the limit, two sessions differed by a third.
+        assert 0 < (errors.overload_rate or 0.0) < 0.2 * (row.overload_rate or 0.0)
         assert errors.kv_cache_tokens is not None
         assert (row.step_errors is None) == (row.steps is None)
 

@@ -64,7 +64,7 @@ def main_shape(decision: Decision) -> tuple[int, int]:
 
 
 class TestKvStarvation:
-    @pytest.mark.parametrize(("memory", "tensor"), [(36, 2), (40, 2), (44, 2), (60, 1), (80, 1), (141, 1)])
+    @pytest.mark.parametrize(("memory", "tensor"), [(36, 2), (40, 2), (44, 2), (60, 2), (80, 1), (141, 1)])
     def test_13b_on_little_memory_is_given_pairs_and_on_much_replicas(self, memory, tensor):
         decision = choose(OPT_13B, 500, Objective(95, 3000, 200), memory=memory)
         assert isinstance(decision, Scale)
@@ -78,9 +78,9 @@ class TestKvStarvation:
 
 
 class TestItl:
-    """Real p95 ITL of 13B: two GPUs as a pair beat two replicas below 22 ms, 2.8 times the step time of TP1."""
+    """Real p95 ITL of 13B: two GPUs as a pair beat two replicas below 16.5 ms, twice the step time of TP1."""
 
-    @pytest.mark.parametrize("itl", [9, 10, 12, 1.5 * ALPHA_13B, 2.0 * ALPHA_13B, 20])
+    @pytest.mark.parametrize("itl", [9, 10, 12, 1.5 * ALPHA_13B, 2.0 * ALPHA_13B])
     def test_pairs_below(self, itl):
         decision = choose(OPT_13B, 2000, Objective(95, 3000, itl))
         assert isinstance(decision, Scale)
