@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 
 import uvloop
 from rich.console import Console
@@ -20,11 +21,12 @@ from e2e.devcluster import Config, DevCluster, DevClusterError
 from e2e.devcluster.binary import BuildError
 from e2e.devcluster.cluster import launch_supervisor
 from e2e.devcluster.state import state_root
+from shoal.cli.console import make_console
 
 NAME = "demo"
 LOOK_AROUND = """
 The cluster keeps running. Look around:
-  export KUBECONFIG={kubeconfig}
+  export KUBECONFIG={kubeconfig} PATH={programs}:$PATH
   kubectl get msvc,gpupools -A
   kubectl describe msvc chat -n team-a
   kubectl get pods -n team-a -L shoal.dev/variant
@@ -43,7 +45,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object and nothing else")
     parser.add_argument("--keep", action="store_true", help="leave the cluster running and print how to look around")
     options = parser.parse_args()
-    console = Console(stderr=options.json)
+    console = make_console(stderr=options.json)
     try:
         return _run(console, as_json=options.json, keep=options.keep)
     except (StageError, DevClusterError, BuildError) as error:
@@ -72,7 +74,14 @@ def _run(console: Console, *, as_json: bool, keep: bool) -> int:
         console.print(make_report(summary))
     if keep:
         console.print(
-            LOOK_AROUND.format(kubeconfig=cluster.admin_kubeconfig_path, address=address, name=NAME), highlight=False
+            LOOK_AROUND.format(
+                kubeconfig=cluster.admin_kubeconfig_path,
+                programs=Path(sys.executable).parent,
+                address=address,
+                name=NAME,
+            ),
+            highlight=False,
+            soft_wrap=True,
         )
     return 0 if summary.held else 1
 

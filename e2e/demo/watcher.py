@@ -15,6 +15,7 @@ from e2e.devcluster import ApiClient, Object
 SERVICES = "/apis/shoal.dev/v1alpha1/namespaces/team-a/modelservices"
 ENGINES = "/api/v1/namespaces/team-a/pods"
 OPERATORS = "/api/v1/namespaces/shoal-system/pods"
+_SIGNALS = 128  # exit codes from here on are those of signals
 
 
 @dataclass(slots=True)
@@ -144,10 +145,14 @@ def restarts(pods: Iterable[Object]) -> int:
 
 
 def last_ends(pods: Iterable[Object]) -> list[str]:
-    """How the containers of some pods last ended, with the last line each said."""
+    """How the containers of some pods last ended, with the last line of those that no signal ended."""
     statuses = (status for pod in pods for status in pod.get("status", {}).get("containerStatuses", ()))
     ended = [state["terminated"] for status in statuses if "terminated" in (state := status.get("lastState", {}))]
-    return [" ".join([f"exit {end['exitCode']}", *end.get("message", "").splitlines()[-1:]]) for end in ended]
+    return [f"exit {end['exitCode']}{_last_words(end) if end['exitCode'] < _SIGNALS else ''}" for end in ended]
+
+
+def _last_words(end: Object) -> str:
+    return "".join(f": {line}" for line in end.get("message", "").splitlines()[-1:])
 
 
 def condition(service: Object, kind: str) -> Object:

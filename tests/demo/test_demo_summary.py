@@ -130,13 +130,13 @@ def test_restarts_are_counted_over_containers() -> None:
 
 
 def test_how_an_operator_ended_is_told() -> None:
-    killed = {"restartCount": 1, "lastState": {"terminated": {"exitCode": 137}}}
+    killed = {"restartCount": 1, "lastState": {"terminated": {"exitCode": 137, "message": "scaling"}}}
     failed = {"restartCount": 1, "lastState": {"terminated": {"exitCode": 1, "message": "Traceback\nKeyError: 'a'\n"}}}
     ends = last_ends([{"status": {"containerStatuses": [killed, failed, {"restartCount": 0}]}}])
-    assert ends == ["exit 137", "exit 1 KeyError: 'a'"]
+    assert ends == ["exit 137", "exit 1: KeyError: 'a'"]
     seen = dataclasses.replace(good_observations(), operator_restarts=2, operator_ends=ends)
     details = [claim.detail for claim in summarise(good_requests(), seen).claims]
-    assert "2 restarts; exit 137; exit 1 KeyError: 'a'" in details
+    assert "2 restarts; exit 137; exit 1: KeyError: 'a'" in details
 
 
 def test_the_schedule_covers_the_whole_run() -> None:

@@ -11,7 +11,8 @@ from rich.console import Console
 WIDE: Final = 160  # characters of a line in a file or a pipe
 
 
-def make_console() -> Console:
+def make_console(*, stderr: bool = False) -> Console:
     """As wide as the terminal; in a file or a pipe wide enough that no table is broken."""
-    known = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return Console() if known else Console(width=WIDE)
+    stream = sys.stderr if stderr else sys.stdout
+    known = stream.isatty() or "COLUMNS" in os.environ
+    return Console(stderr=stderr) if known else Console(stderr=stderr, width=WIDE)

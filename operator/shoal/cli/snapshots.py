@@ -65,7 +65,8 @@ class OperatorReader:
         if error.status == 404 and step != "proxy":
             return f"there is no operator in {self.namespace}: name its namespace with --operator-namespace"
         text = str(error.body or error.reason).strip()
-        return f"the operator in {self.namespace} does not give it: {error.status} {text[:300]}"
+        directly = "; --operator-address reaches it directly" if step == "proxy" else ""
+        return f"the operator in {self.namespace} does not give it: {error.status} {text[:300]}{directly}"
 
 
 def _read_through_the_api(api: Any, namespace: str, pod: str, query: dict[str, str], token: str) -> str:
