@@ -18,7 +18,7 @@ from bench.headtohead import mixes, scaling, sizing
 from bench.machine import read_commit
 
 FOLDER = Path(__file__).resolve().parent
-PARTS = ("tune", "scaling", "constant", "keda", "sizing", "mixes")
+PARTS = ("tune", "scaling", "fresh", "constant", "keda", "sizing", "mixes")
 EXIT_CODES = "Exit codes: 0 done, 1 a run failed (called again, it is tried again), 2 wrong arguments."
 
 
@@ -56,6 +56,13 @@ def tune(bench: scaling.Bench, options: argparse.Namespace) -> int:
 def scaling_calls(bench: scaling.Bench, options: argparse.Namespace) -> Iterator[scaling.Call]:
     """All policies on the evaluated seeds, but the slow one."""
     return _evaluation(bench, options, slow=False)
+
+
+def fresh_calls(bench: scaling.Bench, _options: argparse.Namespace) -> Iterator[scaling.Call]:
+    """Shoal and the tuned peers on fresh seeds."""
+    tuned: dict[str, Any] = json.loads((bench.results / "tuned.json").read_text())
+    for job in scaling.fresh_jobs(bench, tuned):
+        yield scaling.Call(bench.results / "fresh.jsonl", job.key, bench, job)
 
 
 def keda_calls(bench: scaling.Bench, options: argparse.Namespace) -> Iterator[scaling.Call]:
@@ -103,7 +110,12 @@ def run_mixes(bench: scaling.Bench) -> None:
     path.write_text(json.dumps({**mixes.compare(bench.plan["mixes"]), "commit": bench.commit}, indent=1) + "\n")
 
 
-QUEUED = {"scaling": scaling_calls, "constant": constant_calls, "keda": keda_calls}  # one queue for all processes
+QUEUED = {  # one queue for all processes
+    "scaling": scaling_calls,
+    "fresh": fresh_calls,
+    "constant": constant_calls,
+    "keda": keda_calls,
+}
 ALONE = {"sizing": run_sizing, "mixes": run_mixes}
 _BEGAN = time.monotonic()
 

@@ -7,7 +7,7 @@ import json
 import multiprocessing
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +204,17 @@ def evaluation_jobs(bench: Bench, tuned: Mapping[str, Mapping[str, Any]]) -> lis
             for policy, spec in bench.plan["policies"].items():
                 jobs += _jobs_of(policy, spec, place, tuned)
     return sorted(jobs, key=_turn)
+
+
+def fresh_jobs(bench: Bench, tuned: Mapping[str, Mapping[str, Any]]) -> list[Job]:
+    """Shoal and the tuned peers on seeds that nobody looked at while the planner was made."""
+    spec = bench.plan["fresh"]
+    scenarios = {
+        name: {**bench.plan["scenarios"][name], "routers": [spec["router"]], "seeds": spec["seeds"]}
+        for name in spec["scenarios"]
+    }
+    jobs = evaluation_jobs(replace(bench, plan={**bench.plan, "scenarios": scenarios}), tuned)
+    return [job for job in jobs if not _turn(job)[0]]
 
 
 def _turn(job: Job) -> tuple[bool, int]:

@@ -217,6 +217,7 @@ def test_the_plan_names_jobs_that_can_be_made():
     assert sum(job.policy == "shoal" and job.scenario == "step" for job in jobs) == 40
     evaluated = {seed for scenario in PLAN["scenarios"].values() for seed in scenario["seeds"]}
     assert not evaluated & set(PLAN["tuning"]["seeds"])
+    assert not {job.seed for job in scaling.fresh_jobs(bench, {})} & (evaluated | set(PLAN["tuning"]["seeds"]))
     grid = scaling.grid_of(PLAN["policies"]["kpa"])
     assert grid[0] == PLAN["policies"]["kpa"]["default"]
     assert len(grid) == 6
