@@ -42,7 +42,7 @@ from shoal.render.outcome import ObjectOutcome, Outcome, Result
 from shoal.render.problems import Problem
 from shoal.render.reasons import ProblemReason
 from shoal.render.remembered import dump_memory, memory_of
-from shoal.render.report import Report
+from shoal.render.report import GpuNow, Report
 from shoal.render.status import HISTORY, make_status
 from shoal.render.times import parse_time
 
@@ -115,6 +115,18 @@ def test_gpus_most_derated_first() -> None:
         },
         {"pod": f"{NAME}-0", "node": "node-0", "derating": 1.0, "uuid": "GPU-00000000"},
     ]
+
+
+def test_what_a_gpu_does_now_is_shown_but_no_news() -> None:
+    def seen(now: GpuNow, at: float) -> Report:
+        return make_report(decision=make_decision(make_plan()), gpus={"GPU-00000001": now}, now=at)
+
+    old = check(make_status(None, seen(GpuNow(1515.4, 691.7, 66.0), NOW)))
+    shown = next(gpu for gpu in old["gpus"] if gpu["uuid"] == "GPU-00000001")
+    assert (shown["clockMHz"], shown["powerWatts"], shown["temperatureC"]) == (1515, 692, 66)
+    later = make_status(old, seen(GpuNow(1980.0, 120.0, None), NOW + 3600))
+    assert "temperatureC" not in later["gpus"][1]
+    assert not should_write(old, later, NOW + 3600)
 
 
 def test_what_is_not_known_of_a_gpu_is_said() -> None:

@@ -177,6 +177,9 @@ class GPUUse(Shape):
     )
     derating: Ratio | None = Field(None, description="Capacity left: 0.8 lost a fifth; absent: unknown.")
     reason: Sentence | None = Field(None, description="Why it is derated, or why that is unknown.")
+    clock_mhz: Annotated[float, Field(ge=0, le=1e5)] | None = Field(None, description="SM clock at observed.at, MHz.")
+    power_watts: Annotated[float, Field(ge=0, le=1e5)] | None = Field(None, description="Power at observed.at.")
+    temperature_c: Annotated[float, Field(ge=0, le=1000)] | None = Field(None, description="Heat at observed.at, °C.")
 
 
 class HistoryEntry(Shape):

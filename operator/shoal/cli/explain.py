@@ -16,7 +16,7 @@ from rich.text import Text
 from shoal.api.errors import ApiError
 from shoal.api.load import parse_object
 from shoal.api.model_service import ModelService
-from shoal.api.model_service_status import FrontierEntry, LearningEntry, ModelServiceStatus, Placed, PlanStatus
+from shoal.api.model_service_status import FrontierEntry, GPUUse, LearningEntry, ModelServiceStatus, Placed, PlanStatus
 from shoal.cli.cluster_reader import ClusterReader, Object, ReadError
 from shoal.cli.console import make_console
 from shoal.cli.offline import LIBRARY
@@ -257,12 +257,18 @@ def _make_gpus(status: ModelServiceStatus) -> RenderableType:
             gpu.node,
             gpu.uuid or "unknown",
             "unknown" if gpu.derating is None else f"{gpu.derating:.0%}",
+            _gpu_now(gpu),
             gpu.pod,
             gpu.reason,
         )
         for gpu in status.gpus or ()
     )
-    return _make_table("GPUs", ("node", "UUID", "capacity left", "pod", "why"), rows)
+    return _make_table("GPUs", ("node", "UUID", "capacity left", "when observed", "pod", "why"), rows)
+
+
+def _gpu_now(gpu: GPUUse) -> str:
+    told = ((gpu.clock_mhz, "MHz"), (gpu.power_watts, "W"), (gpu.temperature_c, "°C"))
+    return ", ".join(f"{value:.0f} {unit}" for value, unit in told if value is not None)
 
 
 def _placed(placed: Placed) -> tuple[str, ...]:

@@ -1,10 +1,11 @@
-"""Why GPUs are slow, in words."""
+"""What GPUs do now, and why they are slow, in words."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from shoal.domain.service import Service
+from shoal.render.report import GpuNow
 from shoal.telemetry.gpu import GpuReading
 
 
@@ -18,6 +19,18 @@ def describe_heat(service: Service, readings_of: Callable[[str], tuple[GpuReadin
             if slow:
                 found[replica.name] = _describe(min(slow, key=_ratio))
     return found
+
+
+def read_gpus(service: Service, readings_of: Callable[[str], tuple[GpuReading, ...]]) -> dict[str, GpuNow]:
+    """UUID -> what each GPU of a service's replicas told last."""
+    nodes = {replica.node for variant in service.running for replica in variant.replicas if replica.node}
+    held = {uuid for variant in service.running for replica in variant.replicas for uuid in replica.gpus}
+    return {
+        reading.uuid: GpuNow(reading.clock_mhz, reading.power_watts, reading.temperature_c)
+        for node in nodes
+        for reading in readings_of(node)
+        if reading.uuid in held
+    }
 
 
 def _ratio(reading: GpuReading) -> float:

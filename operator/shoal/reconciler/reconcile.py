@@ -16,7 +16,7 @@ from shoal.domain.service import Memory, Mode, Service, ServiceKey
 from shoal.reconciler.apply import DEPLOYMENTS, NameTakenError, Writer
 from shoal.reconciler.clock import Now, steady
 from shoal.reconciler.errors import ClusterError
-from shoal.reconciler.heat import describe_heat
+from shoal.reconciler.heat import describe_heat, read_gpus
 from shoal.reconciler.items import Item
 from shoal.reconciler.keeper import Keeper
 from shoal.reconciler.keys import Key, PoolKey, RouterKey, RunKey
@@ -296,6 +296,7 @@ class Reconciler:
             silent=self._telemetry.silent_of(key),
             unkept=progress.unkept,
             heat=describe_heat(service, self._observer.readings_of) if service else {},
+            gpus=read_gpus(service, self._observer.readings_of) if service else {},
         )
 
     # -- routers and pools -----------------------------------------------------------------------------------------

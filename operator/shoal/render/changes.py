@@ -24,6 +24,7 @@ _DECIDED: Final = (
 _DECIDED_OF_PLAN: Final = ("summary", "gpus", "bindingConstraint")
 _DECIDED_OF_VARIANT: Final = ("name", "replicas")
 _DECIDED_OF_MEMORY: Final = ("target", "lastMoveAt", "lastMixChangeAt", "trafficSeen")
+_GPU_NOW: Final = ("clockMHz", "powerWatts", "temperatureC")
 _TIMES: Final = ("at", "lastTransitionTime")
 _NUMBER: Final = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?")
 # How long something was watched, in seconds or in requests: a time, like those above.
@@ -42,13 +43,14 @@ def should_write(old: Mapping[str, Any] | None, new: Mapping[str, Any], now: flo
         return True
     if has_heat_changed(read_deratings(old), read_deratings(new)):
         return True
-    return now - _written_at(old) >= MEASUREMENT_SECONDS and not is_close(_without_counts(old), _without_counts(new))
+    return now - _written_at(old) >= MEASUREMENT_SECONDS and not is_close(_without_noise(old), _without_noise(new))
 
 
-def _without_counts(status: Mapping[str, Any]) -> dict[str, Any]:
-    """Requests that were learned from only grow: what was learned counts, not from how many."""
+def _without_noise(status: Mapping[str, Any]) -> dict[str, Any]:
+    """Requests that were learned from only grow, and a GPU's clock and power are never still: neither is news."""
     learning = [{**entry, "requests": None} for entry in status.get("learning") or ()]
-    return {**status, "learning": learning}
+    gpus = [{name: value for name, value in gpu.items() if name not in _GPU_NOW} for gpu in status.get("gpus") or ()]
+    return {**status, "learning": learning, "gpus": gpus}
 
 
 def _essence(status: Mapping[str, Any]) -> dict[str, Any]:

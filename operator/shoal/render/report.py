@@ -14,6 +14,15 @@ from shoal.render.problems import Problem
 
 
 @dataclass(frozen=True, slots=True)
+class GpuNow:
+    """What a GPU told last: MHz of its SMs, watts, °C. None: it does not tell."""
+
+    clock_mhz: float | None = None
+    power_watts: float | None = None
+    temperature_c: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What is to be told of a ModelService at `now` (seconds since the epoch).
 
@@ -32,6 +41,7 @@ class Report:
     failures: Mapping[str, str] = field(default_factory=dict)  # pod -> why its engines crash, or it does not start
     silent: tuple[str, ...] = ()  # pods that should have answered and did not
     heat: Mapping[str, str] = field(default_factory=dict)  # pod -> why its GPUs are slow
+    gpus: Mapping[str, GpuNow] = field(default_factory=dict)  # by UUID
     unkept: str = ""  # why what was learned could not be written down
 
     @property

@@ -17,7 +17,7 @@ from shoal.render.profiled import make_learning
 from shoal.render.reasons import ConditionType
 from shoal.render.recipe import is_routed_by_envoy
 from shoal.render.remembered import dump_memory, dump_placed, memory_of
-from shoal.render.report import Report
+from shoal.render.report import GpuNow, Report
 from shoal.render.slo import summarise_objective
 from shoal.render.times import format_time
 from shoal.render.words import bounded, clip
@@ -217,7 +217,17 @@ def _gpus_of(report: Report, variant: RunningVariant, replica: Replica) -> list[
     # A GPU at its power cap runs far below its highest clock, and its profile was measured so: that is no reason.
     slowed = left is not None and left < HOT_BELOW
     reason = report.heat.get(replica.name, "") if slowed else "" if known else "its clock under load is not known"
-    return [{**base, "uuid": uuid, **({"reason": clip(reason, 512)} if reason else {})} for uuid in replica.gpus]
+    why = {"reason": clip(reason, 512)} if reason else {}
+    return [{**base, "uuid": uuid, **why, **_gpu_now(report.gpus.get(uuid, GpuNow()))} for uuid in replica.gpus]
+
+
+def _gpu_now(told: GpuNow) -> Status:
+    now = {
+        "clockMHz": bounded(told.clock_mhz, 0, 1e5),
+        "powerWatts": bounded(told.power_watts, 0, 1e5),
+        "temperatureC": bounded(told.temperature_c, 0, 1000),
+    }
+    return {name: round(value) for name, value in now.items() if value is not None}
 
 
 def _rate(value: float) -> float:
