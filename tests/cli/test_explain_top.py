@@ -81,8 +81,15 @@ STATUS: dict[str, Any] = {
         }
     ],
     "gpus": [
-        {"pod": "chat-0a1b2c3d-x", "node": "gpu-a", "uuid": "GPU-1", "derating": 0.8, "reason": "1188 of 1980 MHz",
-         "clockMHz": 1200, "powerWatts": 512}
+        {
+            "pod": "chat-0a1b2c3d-x",
+            "node": "gpu-a",
+            "uuid": "GPU-1",
+            "derating": 0.8,
+            "reason": "1188 of 1980 MHz",
+            "clockMHz": 1200,
+            "powerWatts": 512,
+        }
     ],
     "history": [{"at": NOW, "from": "1xTP1", "to": "2xTP1", "why": "demand 16 req/s, capacity 11.2"}],
 }
