@@ -25,28 +25,37 @@ COLOURS = {"shoal": "tab:red", "hpa": "tab:blue", "kpa": "tab:green", "dynamo": 
 
 def make_page(bench: Bench, findings: str) -> str:
     """The whole page."""
-    places = report.read_places(bench)
     parts = [(FOLDER / "page-head.md").read_text(), findings, "## Engines", "", *report.profile_table(bench)]
-    for place in places:
-        parts += [
-            f"## {place.scenario.capitalize()}: {place.engine}, {place.router.replace('_', ' ')}",
-            "",
-            f"![attainment against GPU-hours](head-to-head/{plot_name(place)})",
-            "",
-            *report.scaling_table(bench, place),
-            *report.bound_lines(bench, place),
-            *report.judge_place(place),
-        ]
-    parts += [(FOLDER / "page-constant.md").read_text(), *report.constant_table(bench)]
+    for place in report.read_places(bench):
+        plot = f"![attainment against GPU-hours](head-to-head/{plot_name(place)})"
+        parts += _section(bench, place, place.scenario.capitalize(), plot)
+    for place in report.read_places(bench, "fresh.jsonl"):
+        note = "Nothing was looked at on these seeds while the planner was made."
+        parts += _section(bench, place, f"{place.scenario.capitalize()} on fresh seeds", note)
+    parts += [(FOLDER / "page-constant.md").read_text(), *report.constant_table(bench, "constant.jsonl")]
+    parts += [(FOLDER / "page-constant-c.md").read_text(), *report.constant_table(bench, "constant-c.jsonl")]
     parts += [(FOLDER / "page-sizing.md").read_text(), *report.sizing_table(bench)]
     parts += [(FOLDER / "page-mixes.md").read_text(), *report.mixes_table(bench)]
     parts += [
         "## Where it was run",
         "",
-        f"{read_machine()}. Results were made from {', '.join(report.commits(bench))}.",
+        f"In virtual time, so that the machine does not matter (but for times of the GPU mixes: {read_machine()}). "
+        f"Results were made from {', '.join(report.commits(bench))}.",
         "",
     ]
     return "\n".join(parts)
+
+
+def _section(bench: Bench, place: report.Place, title: str, below: str) -> list[str]:
+    return [
+        f"## {title}: {place.engine}, {place.router.replace('_', ' ')}",
+        "",
+        below,
+        "",
+        *report.scaling_table(bench, place),
+        *report.bound_lines(bench, place),
+        *report.judge_place(place),
+    ]
 
 
 def plot_name(place: report.Place) -> str:

@@ -35,10 +35,10 @@ class Place:
         return self.runs["shoal"]
 
 
-def read_places(bench: Bench) -> list[Place]:
-    """All places where Shoal has run, in the order of the plan."""
+def read_places(bench: Bench, file: str = "scaling.jsonl") -> list[Place]:
+    """All places of a result file where Shoal has run, in the order of the plan."""
     grouped: dict[tuple[str, str, str], dict[str, dict[int, Row]]] = {}
-    for row in read_rows(bench.results / "scaling.jsonl").values():
+    for row in read_rows(bench.results / file).values():
         name = row["policy"] if row["policy"] == "shoal" else f"{row['policy']} {row['variant']}"
         place = grouped.setdefault((row["scenario"], row["engine"], row["router"]), {})
         place.setdefault(name, {})[int(row["seed"])] = row
@@ -143,9 +143,9 @@ def bound_lines(bench: Bench, place: Place) -> list[str]:
     return lines
 
 
-def constant_table(bench: Bench) -> list[str]:
-    """Constant load: moves, where it ended, attainment, for each rate."""
-    rows = list(read_rows(bench.results / "constant.jsonl").values())
+def constant_table(bench: Bench, file: str) -> list[str]:
+    """Constant load of a result file: moves, where it ended, attainment, for each rate."""
+    rows = list(read_rows(bench.results / file).values())
     if not rows:
         return ["Not run.", ""]
     lines = [
@@ -262,6 +262,9 @@ def commits(bench: Bench) -> list[str]:
     found: set[str] = set()
     for path in sorted(Path(bench.results).glob("*.jsonl")):
         found |= {str(row.get("commit", "unknown")) for row in read_rows(path).values()}
+    mixes = Path(bench.results) / "mixes.json"
+    if mixes.exists():
+        found.add(str(json.loads(mixes.read_text()).get("commit", "unknown")))
     return sorted(found)
 
 
