@@ -1,9 +1,10 @@
-"""`python -m bench.gpu_session.reproduce [JOURNALS]`: the simulated engine beside the journals of real ones.
+"""`python -m bench.gpu_session.reproduce [JOURNALS] [--known OTHER]`: the simulated engine beside real ones' journals.
 
 Nothing that is compared was seen by what it is compared with. The step times of a point are fitted to its journal's
 other points; those of another mix, or of a journal without probes, to the journal of the profile's mix. The front end
-(shoal.sim.front_end) is fitted to the journals of the other models. A replay has the arrivals, lengths and window of
-the real step (bench.gpu_session.replay).
+(shoal.sim.front_end) is fitted to the journals of the other models. With --known all of that comes from another
+session, and everything replayed is unseen. A replay has the arrivals, lengths and window of the real step
+(bench.gpu_session.replay).
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ FIGURES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """One real point and its replay. `unseen`: what the fit did not know, the rate or the whole mix."""
+    """One real point and its replay. `unseen`: what the fit did not know: the rate, the mix, or the session."""
 
     run: Run
     point: Point
@@ -73,19 +74,20 @@ class Replay:
 
 
 class Session:
-    """A session's journals, and what is fitted to parts of them."""
+    """A session's journals, and what is fitted to parts of them, or to those of another session."""
 
-    def __init__(self, runs: Sequence[Run]) -> None:
+    def __init__(self, runs: Sequence[Run], known: Sequence[Run] = ()) -> None:
         self.runs = [run for run in runs if run.mix is not None]
+        self.apart = bool(known)
+        self.profiles = [run for run in known or self.runs if _is_profile(run)]
         self.front_end = cache(self._front_end)
 
     def replays(self, run: Run) -> Iterator[Replay]:
         """Every open-loop point of a journal that can be compared."""
-        profiled = any(point.spec.name == "idle" for point in run.measured.points)
-        base = run if profiled else base_of(run, [other for other in self.runs if _is_profile(other)])
+        base = run if run in self.profiles else base_of(run, self.profiles)
         if base is None:
             return
-        unseen = "rate" if run.mix == base.mix else "mix"
+        unseen = ("session" if self.apart else "rate") if run.mix == base.mix else "mix"
         for point in comparable(run):
             steps = fit(base, without=point)
             if steps is not None:
@@ -93,11 +95,12 @@ class Session:
                 yield Replay(run, point, unseen, play(steps, limits(run), run.measured.settings, point.spec, front_end))
 
     def _front_end(self, model: str) -> FrontEnd:
-        return fit_front_end([run for run in self.runs if run.key.model != model and _is_profile(run)])
+        return fit_front_end([run for run in self.profiles if run.key.model != model])
 
 
 def _is_profile(run: Run) -> bool:
-    return run.mix == "chat" and any(point.spec.name == "idle" for point in run.measured.points)
+    """Whether step times can be fitted: with probes, and not only of the knee."""
+    return run.mix == "chat" and {"idle", "overload"} <= {point.spec.name for point in run.measured.points}
 
 
 def comparable(run: Run) -> list[Point]:
@@ -212,7 +215,9 @@ def main() -> int:
     """Print the tables; return an exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("journals", type=Path, nargs="?", default=SESSION, help="a session's directory")
-    session = Session(read_runs(parser.parse_args().journals))
+    parser.add_argument("--known", type=Path, help="the session that step times and front ends are fitted to")
+    options = parser.parse_args()
+    session = Session(read_runs(options.journals), read_runs(options.known) if options.known else ())
     replays = [replay for run in session.runs for replay in session.replays(run)]
     told = {replay.run.name for replay in replays}
     for model in sorted({run.key.model for run in session.runs}):
