@@ -71,3 +71,17 @@ def test_what_was_left_out_is_left_out(session: Session) -> None:
 def test_tables_name_the_worst(mix: list[Replay]) -> None:
     assert any("1 of 1 points within 15 %" in line for line in overall(mix))
     assert any("overloaded tokens/s" in line for line in error_table(mix))
+
+
+def test_another_session_is_replayed_from_the_known_one() -> None:
+    """Step times and front end of the first session, points of the second: nothing of it was seen."""
+    known = [run for run in read_runs(SESSION) if run.name in NAMES]
+    again = SESSION.with_name("h200-2026-11-28-again")
+    runs = [run for run in read_runs(again) if run.name in {"qwen2.5-7b", "qwen2.5-7b-prompts-alone"}]
+    session = Session(runs, known)
+    replays = [replay for run in session.runs for replay in session.replays(run)]
+    assert {replay.unseen for replay in replays} == {"session", "mix"}
+    overloaded = [replay for replay in replays if replay.overloaded]
+    assert len(overloaded) == 2
+    assert all(abs(replay.rate_error()) < 0.15 for replay in overloaded)
+    assert session.profiles == [run for run in known if run.mix == "chat"]
