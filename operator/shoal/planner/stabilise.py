@@ -66,6 +66,7 @@ from shoal.planner.sizing import (
     shrink,
     size,
     sized,
+    total_cost,
     total_gpus,
     total_rate,
     trim,
@@ -322,9 +323,12 @@ def _least_left(max_loss: float, counts: Mapping[Placement, int], fleets: Fleets
 def _better_mix(situation: Situation, demand: Demand, choice: Choice) -> Choice:
     rate = max(demand.forecast, _safe_rate(demand))
     fleets = situation.fleets
+    least_cost = _least_cost(situation, rate)
+    if total_cost(choice.counts, fleets) * (1 - LEAST_SAVING) <= least_cost:
+        return choice
     own = {placement: vouched_fleet(fleets[placement]) for placement in choice.counts}
     kept = shrink(own, choice.counts, rate, situation.least)
-    if kept.cost - _least_cost(situation, rate) <= LEAST_SAVING * kept.cost:
+    if kept.cost * (1 - LEAST_SAVING) <= least_cost:
         return choice
     ideal = size({**fleets, **own}, rate, situation.least, situation.room)
     if not ideal.enough or any(fleets[placement].option.estimated for placement in ideal.counts):
