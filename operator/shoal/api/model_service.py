@@ -181,7 +181,7 @@ class ModelServiceSpec(Shape):
         ),
     )
 
-    model: ServedModel = Field(description="Which model is served, and where it comes from.")
+    model: ServedModel = Field(description="Which model, and where it comes from.")
     engine: EngineChoice | None = Field(None, description="Which engine serves it.")
     pools: Annotated[tuple[DNSLabel, ...], unique(16, min_items=1)] | None = Field(
         None,

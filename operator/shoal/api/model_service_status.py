@@ -67,7 +67,7 @@ class Effective(Shape):
     percentile: int = Field(ge=50, le=99, description="Percent of the requests that must meet the objectives.")
     workload: EffectiveWorkload = Field(description="Planned for until traffic is seen.")
     min_replicas: Replicas = Field(description="Replicas that run even without traffic.")
-    max_gpus: GPUCount | None = Field(None, description="GPUs it may hold; absent when only pools bind.")
+    max_gpus: GPUCount | None = Field(None, description="GPUs it may hold, if limited.")
     standby_step_factor: float | None = Field(None, gt=1, le=10, description="As in spec.")
     standby_max_miss_percent: float | None = Field(None, ge=0, lt=100, description="As in spec.")
     tensor: Annotated[tuple[TensorParallel, ...], unique(4)] = Field(description="GPUs per engine that are considered.")
@@ -209,9 +209,7 @@ class RememberedLengths(Shape):
 class MemoryStatus(Shape):
     """What decisions need after a restart of the operator. Losing it is safe: it never causes a scale-down."""
 
-    target: Annotated[tuple[TargetEntry, ...], atomic(16)] | None = Field(
-        None, description="The plan last decided; absent before the first decision."
-    )
+    target: Annotated[tuple[TargetEntry, ...], atomic(16)] | None = Field(None, description="The plan last decided.")
     last_move_at: Timestamp | None = Field(None, description="When replicas were last added or given up.")
     last_mix_change_at: Timestamp | None = Field(None, description="When the configurations were last changed.")
     startup_seconds_p90: Seconds | None = Field(None, description="Start-up time of 9 in 10 engines.")
@@ -232,9 +230,7 @@ class ModelServiceStatus(Shape):
         None,
         description="Ready, Stalled, SLOMet, Degraded and others: see the user guide.",
     )
-    url: Annotated[str, Field(max_length=512)] | None = Field(
-        None, description="Address for clients: an OpenAI-compatible API."
-    )
+    url: Annotated[str, Field(max_length=512)] | None = Field(None, description="OpenAI-compatible API, for clients.")
     slo_summary: Summary | None = Field(None, description="The objective, and whether it is met.")
     replicas: Replicas | None = Field(None, description="Pods that exist.")
     ready_replicas: Replicas | None = Field(None, description="Pods that serve.")
@@ -254,7 +250,7 @@ class ModelServiceStatus(Shape):
         None, description="Predicted beside observed latencies."
     )
     gpus: Annotated[tuple[GPUUse, ...], atomic(64)] | None = Field(
-        None, description="GPUs the service holds, the most derated first."
+        None, description="GPUs it holds, the most derated first."
     )
     history: Annotated[tuple[HistoryEntry, ...], atomic(10)] | None = Field(
         None, description="The last decisions, the newest first."

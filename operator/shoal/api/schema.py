@@ -32,7 +32,7 @@ def make_schema(resource: type[Resource]) -> Json:
         if name in resource.model_fields
     }
     properties = {
-        "apiVersion": {"type": "string", "description": "Version of the schema this object is written in."},
+        "apiVersion": {"type": "string", "description": "Version of the schema."},
         "kind": {"type": "string", "description": "Kind of this object."},
         "metadata": {"type": "object"},
         **parts,
