@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from operator import attrgetter
 from typing import Final
 
@@ -120,8 +121,10 @@ def observed_demand(load: Load, startup_seconds: float, stuck_replicas: int) -> 
 def is_fresh(load: Load) -> bool:
     """Whether enough is known to take something away: engines read lately, and ticks of the last minutes complete."""
     recent = load.ticks[-int(WINDOW_SECONDS / _tick_seconds(load)) :]
+    if load.fresh_fraction < FRESH:
+        return False
     _, complete = _read(recent)
-    return load.fresh_fraction >= FRESH and int(complete.sum()) >= FRESH * len(recent)
+    return int(complete.sum()) >= FRESH * len(recent)
 
 
 def is_surge(tick: Tick, tick_seconds: float, demand: Demand) -> bool:
@@ -264,13 +267,20 @@ def _believed_slope(window: Floats, phi: float, tick_seconds: float) -> float:
     n = len(window)
     if n * tick_seconds < SLOPE_SECONDS or n < 3:
         return 0.0
-    times = (np.arange(n) - (n - 1) / 2) * tick_seconds
-    spread = float(times @ times)
+    times, spread = _centred_times(n, tick_seconds)
     slope = float(times @ window) / tick_seconds / spread
     mean = float(window.sum()) / n / tick_seconds
     noise = SLOPE_ERRORS * math.sqrt(phi * mean / tick_seconds / spread)
     wander = 3 * LEAST_UNCERTAIN * mean / (n * tick_seconds)
     return slope if abs(slope) > noise + wander else 0.0
+
+
+@lru_cache(maxsize=1024)
+def _centred_times(n: int, tick_seconds: float) -> tuple[Floats, float]:
+    """Times of ticks around their middle, in seconds, and the sum of their squares."""
+    times = (np.arange(n) - (n - 1) / 2) * tick_seconds
+    times.setflags(write=False)
+    return times, float(times @ times)
 
 
 def _lower_bound(counts: Floats, complete: NDArray[np.bool_], tick_seconds: float) -> Arrivals | None:
@@ -297,7 +307,8 @@ def _settled(load: Load) -> int:
 def _read(ticks: Sequence[Tick]) -> tuple[Floats, NDArray[np.bool_]]:
     """Counts, and which of them are complete. What can be no count is incomplete, and nothing."""
     counts = np.fromiter(map(_COUNT, ticks), np.float64, len(ticks))
-    complete = np.fromiter(map(_COMPLETE, ticks), np.bool_, len(ticks))
+    whole = all(map(_COMPLETE, ticks))
+    complete = np.ones(len(ticks), np.bool_) if whole else np.fromiter(map(_COMPLETE, ticks), np.bool_, len(ticks))
     possible = np.isfinite(counts) & (counts >= 0)
     if possible.all():
         return counts, complete
