@@ -72,12 +72,18 @@ def test_discovery_names(crds: DevCluster) -> None:
 
 @pytest.mark.parametrize("kind", CRDS)
 def test_explain_has_a_text_for_every_field(kind: str, crds: DevCluster) -> None:
-    schemas = crds.request("GET", "/openapi/v3/apis/shoal.dev/v1alpha1")["components"]["schemas"]
-    root = next(value for name, value in schemas.items() if name.endswith(f".v1alpha1.{kind}"))
+    # The API server publishes a kind a moment after it serves it.
+    published = crds.wait_for("/openapi/v3/apis/shoal.dev/v1alpha1", lambda found: bool(_find_schema(found, kind)))
+    root = _find_schema(published, kind)
     empty = [path for path, text in _described(root["properties"]["spec"], "spec") if not text.strip()]
     empty += [path for path, text in _described(root["properties"].get("status", {}), "status") if not text.strip()]
     assert root["description"]
     assert empty == []
+
+
+def _find_schema(published: Object, kind: str) -> Object:
+    schemas = published.get("components", {}).get("schemas", {})
+    return next((value for name, value in schemas.items() if name.endswith(f".v1alpha1.{kind}")), {})
 
 
 def _described(node: Object, path: str) -> list[tuple[str, str]]:
