@@ -121,10 +121,8 @@ def observed_demand(load: Load, startup_seconds: float, stuck_replicas: int) -> 
 def is_fresh(load: Load) -> bool:
     """Whether enough is known to take something away: engines read lately, and ticks of the last minutes complete."""
     recent = load.ticks[-int(WINDOW_SECONDS / _tick_seconds(load)) :]
-    if load.fresh_fraction < FRESH:
-        return False
     _, complete = _read(recent)
-    return int(complete.sum()) >= FRESH * len(recent)
+    return load.fresh_fraction >= FRESH and int(complete.sum()) >= FRESH * len(recent)
 
 
 def is_surge(tick: Tick, tick_seconds: float, demand: Demand) -> bool:
@@ -278,7 +276,7 @@ def _believed_slope(window: Floats, phi: float, tick_seconds: float) -> float:
 @lru_cache(maxsize=1024)
 def _centred_times(n: int, tick_seconds: float) -> tuple[Floats, float]:
     """Times of ticks around their middle, in seconds, and the sum of their squares."""
-    times = (np.arange(n) - (n - 1) / 2) * tick_seconds
+    times: Floats = (np.arange(n, dtype=np.float64) - (n - 1) / 2) * tick_seconds
     times.setflags(write=False)
     return times, float(times @ times)
 
