@@ -5,7 +5,7 @@ forecast.
 
     eps = 3*se/lam, between 0.03 and 0.25     h = (1 - eps)/(1 + eps)
     wait    when the rate is just changing: the tick in which it did holds both, and is not its size
-    grow    when fut - se > n*C, or n < stuck + ceil((fut - se)/(0.96*X_sat)):
+    grow    when fut - se > n*C, or n < stuck + ceil((fut - se)/(0.98*X_sat)):
             to max(ceil(fut/C), ceil((1 + eps)*n) if n >= 10, stuck + ceil(fut/(0.95*X_sat))), at once
     stuck   replicas whose queue will exceed the TTFT objective when a new replica is ready (assess.py)
     shrink  when no queue exceeds it, nothing is starting, there is no upward trend, the rate has lasted and the last
@@ -76,7 +76,7 @@ from shoal.planner.thermal import vouched_fleet
 
 MANY: Final = 10  # from so many replicas on, growth is at least by the uncertainty, so that it comes in few moves
 NEARLY_SATURATED: Final = 0.95  # share of overloaded throughput that newcomers are sized for while a queue drains
-OVERTAXED: Final = 0.96  # share from which on more are added: an estimate that wanders makes no second move
+OVERTAXED: Final = 0.98  # share from which on more are added: an estimate that wanders makes no second move
 SURE_SLOPE: Final = 1.5  # times what is believed: a fall that may be disbelieved in the next plan takes nothing away
 MIX_PATIENCE_SECONDS: Final = 10.0  # three successive plans, five seconds apart
 MIX_INTERVAL_SECONDS: Final = 600.0
