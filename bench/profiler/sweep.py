@@ -16,7 +16,7 @@ from shoal.sim.engine import Engine, EngineLimits
 
 SEEDS = tuple(range(1, 10))
 STEP = 0.02  # between the rates of the sweep
-_SHARES = np.arange(0.3, 1.3, STEP)
+_SHARES = np.arange(0.1, 1.3, STEP)
 
 
 @dataclass(frozen=True, slots=True)

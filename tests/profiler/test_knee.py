@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from profiler_world import made_point
-from virtual_clients import measure_virtually
 
 from bench.profiler.__main__ import CASES, settings_for, tolerance, truth_of
 from bench.profiler.sweep import sweep
+from bench.profiler.virtual_clients import measure_virtually
 from shoal.profiler.agenda import MOST_SEARCH
 from shoal.profiler.fit import fit_steps
 from shoal.profiler.knee import find_bracket, next_rate, overload_of

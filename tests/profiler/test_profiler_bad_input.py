@@ -49,7 +49,7 @@ def test_a_name_that_the_server_does_not_serve(tmp_path: Path, capsys: pytest.Ca
     ("fault", "message"),
     [
         ("errors", "the server answers no request: HTTP 500"),
-        ("empty-stream", "the server answers no request: a stream ended after an unknown number of"),
+        ("empty-stream", "the server answers no request: the answer was an empty stream"),
         ("slow=3000", "the server answers no request"),
     ],
 )
@@ -74,7 +74,35 @@ def test_a_server_that_hangs(
 def test_a_server_that_is_too_slow_for_the_horizon(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with sim_server(tmp_path, fault="slow=60") as server:  # 0.24 s for a token, 8 s for an answer
         assert profile("--url", server.url, *QUICK, "-o", str(tmp_path / "p.yaml")) == 1
-    assert "use a longer --horizon" in capsys.readouterr().err
+    assert "use a longer --probe" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("crash", "no longer answers"),
+        ("errors", "requests failed in step overload"),
+        ("empty-stream", "the answer was an empty stream"),
+        ("hang", "no longer answers"),
+    ],
+)
+def test_a_server_that_fails_before_its_saturation(
+    fault: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests that all fail are no saturation of 0. What was measured before stands in the journal."""
+    monkeypatch.setattr("shoal.profiler.server._TIMEOUT", 1.0)
+    journal, output = tmp_path / "p.jsonl", tmp_path / "p.yaml"
+    with sim_server(tmp_path) as server:
+
+        def break_when_full() -> None:
+            while not (journal.exists() and '"full"' in journal.read_text()):
+                time.sleep(0.05)
+            post(f"{server.url}/sim/faults", json.dumps({"faults": [fault]}).encode())
+
+        threading.Thread(target=break_when_full, daemon=True).start()
+        assert profile("--url", server.url, *QUICK, "-o", str(output)) in (1, 3)
+    assert message in capsys.readouterr().err
+    assert journal_lines(journal)[:2] == ["idle", "full"]
 
 
 @pytest.mark.long

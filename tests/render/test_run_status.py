@@ -36,6 +36,7 @@ RUN = ProfileRun.model_validate_json(
 GOOD = Outcome(ONE, "Measured", 11, 20.0, "alpha 12")
 BETTER = Outcome(TWO, "Measured", 9, 50.0)
 FAILED = Outcome(TWO, "Failed", message="engine-0 does not start: no such file")
+SKIPPED = Outcome(TWO, "Skipped", message="more GPUs are no gain")
 PARTIAL = Outcome(TWO, "Partial", 4, 12.0, "out of budget: raise budgetMinutes")
 STARTING = Outcome(TWO, "Starting", message="engines start on node a")
 MEASURING = outcome_under_way(TWO, Progress(step="search 3/s", points=5, seconds_left=240.4, requests_per_second=31.0))
@@ -58,6 +59,8 @@ def conditions(status: dict[str, Any]) -> dict[str, tuple[str, str]]:
         (report(GOOD, FAILED), "True PartlyMeasured", "False Reached", "False", "no such file"),
         (report(GOOD, PARTIAL), "True PartlyMeasured", "False Reached", "False", "raise budgetMinutes"),
         (report(PARTIAL), "True PartlyMeasured", "False Reached", "False", "0 of 1 complete"),
+        (report(GOOD, SKIPPED), "True Measured", "False Reached", "False", "1 measured; TP1 carries most"),
+        (report(GOOD, SKIPPED), "True Measured", "False Reached", "False", "skipped as needless: TP2"),
         (report(FAILED), "False NothingMeasured", "False NothingMeasured", "True", "no such file"),
         (report(GOOD, STARTING), "False Starting", "True Starting", "False", "TP2: engines start on node a"),
         (report(GOOD, MEASURING), "False Measuring", "True Measuring", "False", "search 3/s; 240 s left at most"),
@@ -112,7 +115,8 @@ def test_seconds_and_words_of_a_step_are_no_reason_to_write() -> None:
 
 def test_the_longest_status_keeps_to_its_size() -> None:
     outcomes = tuple(
-        Outcome(Configuration(H100, max_num_seqs=n), "Failed", 3, 1.23456789, "w" * 400) for n in range(1, 17)
+        Outcome(Configuration(H100, max_num_seqs=n), "Partial", 3, 1.23456789, "w" * 400, 12.34, 256.0)
+        for n in range(1, 17)
     )
     status = make_run_status(None, report(*outcomes))
     assert len(json.dumps(status)) < 8192

@@ -48,6 +48,7 @@ class MeasurementPlan(Shape):
     accelerator: str | None = None
     parameters: float | None = None
     mps: bool = False
+    shortest_seconds: float = 4.0  # that any step counts, however small the budget
 
 
 class Progress(Shape):
@@ -65,6 +66,8 @@ class Measurement(Shape):
     row: ProfileRowSpec | None = None
     points: int = Field(0, ge=0)
     requests_per_second: float | None = Field(None, ge=0)
+    idle_gap_ms: float | None = Field(None, gt=0)
+    most_running: float | None = Field(None, ge=0)
     problem: Text = ""
     note: Text = ""
     simulated: bool = False

@@ -25,15 +25,21 @@ class ConfigurationStatus(Shape):
     engines_per_gpu: EnginesPerGPU = Field(description="Engines that share one GPU.")
     max_num_seqs: BatchLimit = Field(description="Requests an engine works on at once, at most.")
     max_num_batched_tokens: BatchLimit = Field(description="Tokens an engine computes in one step, at most.")
-    state: Literal["Waiting", "Starting", "Measuring", "Measured", "Partial", "Failed"] = Field(
+    state: Literal["Waiting", "Starting", "Measuring", "Measured", "Partial", "Failed", "Skipped"] = Field(
         description="Partial: it ended early, and what was measured is in the profile. Failed: nothing could be "
-        "measured."
+        "measured. Skipped: those before it tell that nothing is to be gained."
     )
     points: Count | None = Field(None, description="Points measured so far.")
     requests_per_second: Rate | None = Field(
         None, description="Highest rate that met the objective, of all engines together; absent while unknown."
     )
     requests_per_second_per_gpu: Rate | None = Field(None, description="The same for each GPU.")
+    idle_gap_milliseconds: Annotated[float, Field(gt=0, le=86_400_000)] | None = Field(
+        None, description="Gap between the tokens of a lonely request."
+    )
+    most_running: Annotated[float, Field(ge=0, le=1_000_000)] | None = Field(
+        None, description="Most requests that ran at once, on all engines together."
+    )
     message: Annotated[str, Field(max_length=320)] | None = Field(None, description="What is happening, or went wrong.")
 
 

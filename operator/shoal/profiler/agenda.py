@@ -15,6 +15,7 @@ from shoal.profiler.specs import Kind, Settings, Spec
 
 SHARES: Final = (0.6, 0.2)  # of the knee
 NEAR: Final = 0.25  # a point within this of a share counts as that share
+OVERLOAD_SHARE: Final = 0.4  # of the horizon
 OVERLOAD: Final = 1.3  # of what a full closed loop finishes
 MORE: Final = 1.4  # where that was not yet too much
 MOST_SEARCH: Final = 12
@@ -43,12 +44,15 @@ def _has(points: Sequence[Point], name: str) -> bool:
     return any(point.spec.name == name for point in usable(points))
 
 
-def _closed(settings: Settings, name: str, connections: int, lengths: str, seconds: float) -> Spec:
+def _closed(
+    settings: Settings, name: str, connections: int, lengths: str, seconds: float, *, fill: float = 0.5
+) -> Spec:
+    """A closed loop; `fill` is the share of its seconds that the batch gets to fill before they count."""
     return Spec(
         name=name,
         kind=Kind.CLOSED,
         seconds=seconds,
-        warm_up=seconds / 2,
+        warm_up=fill * seconds,
         seed=settings.seed,
         lengths=lengths,
         connections=connections,
@@ -90,7 +94,7 @@ def _open(
 def _idle(settings: Settings, points: Sequence[Point]) -> Spec | None:
     if _has(points, "idle"):
         return None
-    return _closed(settings, "idle", settings.engines, settings.lengths, settings.probe_seconds)
+    return _closed(settings, "idle", settings.engines, settings.lengths, settings.probe_seconds, fill=0.1)
 
 
 def _full(settings: Settings, points: Sequence[Point]) -> Spec | None:
@@ -109,13 +113,14 @@ def _overload(settings: Settings, points: Sequence[Point]) -> Spec | None:
     if full.throughput <= 0:
         return None
     rate = OVERLOAD * full.throughput * MORE ** len(tried)
-    return _open(settings, "overload", rate, warm_up=_fill_seconds(points), seconds=max(settings.horizon / 2, 10.0))
+    seconds = max(OVERLOAD_SHARE * settings.horizon, min(10.0, 2.5 * settings.horizon))
+    return _open(settings, "overload", rate, warm_up=_fill_seconds(points), seconds=seconds)
 
 
 def _search(settings: Settings, points: Sequence[Point]) -> Spec | None:
     if sum(point.spec.name == "search" for point in points) >= MOST_SEARCH:
         return None
-    rate = next_rate(points, settings.objective, settings.tolerance)
+    rate = next_rate(points, settings.objective, settings.tolerance, noise=settings.noise)
     return None if rate is None else _open(settings, "search", rate)
 
 

@@ -168,7 +168,7 @@ class _Run:
         tokens = int(usage.group(1)) if usage else 0
         if DONE in tail and tokens == wanted:
             return Ended.ANSWERED, ""
-        return Ended.SHORT, f"a stream ended after {tokens if usage else 'an unknown number'} of {wanted} tokens"
+        return Ended.SHORT, _describe_short(tail, tokens if usage else None, wanted)
 
     def _now(self) -> float:
         return time.monotonic() - self._job.began
@@ -242,3 +242,10 @@ class _Bodies:
             f'"max_tokens":{output},"min_tokens":{output},"ignore_eos":true,"temperature":0,"stream":true,'
             '"stream_options":{"include_usage":true}}'
         ).encode()
+
+
+def _describe_short(tail: bytes, tokens: int | None, wanted: int) -> str:
+    if not tail:
+        return f"the answer was an empty stream; {wanted} tokens were asked for"
+    told = f"after {tokens}" if tokens is not None else "before it told its number"
+    return f"the stream of an answer ended {told} of {wanted} tokens"

@@ -185,6 +185,8 @@ def _conclude(args: argparse.Namespace, measured: Measured, problem: str) -> int
         print(f"the objective is out of reach: {bracket.high:.4g} requests/s are already too much")
     if written is not None:
         print(f"{args.output} written; every point stands in {args.output.with_suffix('.jsonl')}")
+    elif measured.points:
+        print(f"no profile yet: {len(measured.points)} points stand in {args.output.with_suffix('.jsonl')}")
     if problem:
         print(f"shoal profile: {problem}", file=sys.stderr)
         return INCOMPLETE if written is not None else 1

@@ -39,14 +39,14 @@ from shoal.profiler.measured import Measured, Shape, Subject, with_kv_tokens
 from shoal.profiler.points import Point
 from shoal.profiler.rows import clock_under_load, make_note, make_row
 from shoal.profiler.server import ServerFacts, read_facts
+from shoal.profiler.skips import floor_ms, most_seen
 from shoal.profiler.specs import Settings, Spec, parse_objective
 from shoal.profiler.versions import host_name, tool_version
 from shoal.render.words import round_figures
 
 FULL_BUDGET: Final = 600.0  # seconds in which everything is measured as `shoal profile` does by default
 PROBES_SECONDS: Final = 45.0  # of these for probes, whose length hangs on the engine and not on the budget
-SMALLEST_SHARE: Final = 0.05
-SHORTEST_HORIZON: Final = 4.0
+SMALLEST_SHARE: Final = 0.02
 WIDEST_TOLERANCE: Final = 0.25
 
 
@@ -80,9 +80,9 @@ def make_settings(plan: MeasurementPlan, facts: ServerFacts) -> Settings:
         chunk=plan.max_num_batched_tokens,
         engines=len(plan.urls),
         longest=min(plan.longest, facts.max_model_len or plan.longest),
-        horizon=max(SHORTEST_HORIZON, share * usual.horizon),
+        horizon=max(plan.shortest_seconds, share * usual.horizon),
         warm_up=max(1.0, share * usual.warm_up),
-        probe_seconds=max(SHORTEST_HORIZON, share * usual.probe_seconds),
+        probe_seconds=max(plan.shortest_seconds, share * usual.probe_seconds),
         tolerance=min(WIDEST_TOLERANCE, usual.tolerance / math.sqrt(share)),
         repeats=usual.repeats if share == 1 else 1,
         budget_seconds=plan.budget_seconds,
@@ -122,7 +122,11 @@ def summarise(
     )
     shape = with_kv_tokens(shape, facts.kv_cache_tokens, None)
     measured = Measured(
-        shape, settings, tuple(journal.points), not problem, {**journal.facts, "kvCacheTokens": facts.kv_cache_tokens}
+        shape,
+        settings,
+        tuple(journal.points),
+        not problem,
+        {**journal.facts, "kvCacheTokens": facts.kv_cache_tokens, "stopped": problem},
     )
     try:
         row = make_row([measured], make_subject(plan, facts)) if journal.points else None
@@ -134,6 +138,8 @@ def summarise(
         row=None if row is None else _rounded(_short(row)),
         points=len(journal.points),
         requests_per_second=bracket.knee if bracket is not None else None,
+        idle_gap_ms=round_figures(floor) if (floor := floor_ms(journal.points)) else None,
+        most_running=most_seen(journal.points, "runningMost"),
         problem=(problem if row is not None or problem else "nothing of use was measured")[:500],
         note=(note or "")[:500],
         simulated=facts.simulated,

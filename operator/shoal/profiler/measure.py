@@ -53,7 +53,7 @@ def measure(
             if deadline:
                 left = min(left, deadline - time.monotonic())
             if spec.kind is not Kind.BURST and spec.expected_seconds > left:
-                journal.note(stopped=f"out of budget before step {spec.key}")
+                journal.note(stopped=_describe_end(spec, settings, journal, left))
                 return False
             report(spec, None, left)
             point = run_step(target, settings, spec, clients, gpus)
@@ -62,6 +62,12 @@ def measure(
             _check(target, point)
     journal.note(stopped="")
     return True
+
+
+def _describe_end(spec: Spec, settings: Settings, journal: Journal, left: float) -> str:
+    spent, budget = journal.spent_seconds, settings.budget_seconds
+    short = f"{spent:.0f} of {budget:.0f} s spent" if spent + left >= budget - 1 else "the deadline comes first"
+    return f"out of budget before step {spec.key} (takes some {spec.expected_seconds:.0f} s; {short})"
 
 
 def run_step(target: Target, settings: Settings, spec: Spec, clients: Clients, gpus: GpuSampler) -> Point:
@@ -108,9 +114,10 @@ def _check(target: Target, point: Point) -> None:
             "the points so far are kept"
         )
     if not point.stopped:
+        option = "--probe" if point.spec.kind is Kind.CLOSED else "--horizon"
         raise ProfilerError(
-            f"no request was answered within {point.spec.warm_up + point.spec.seconds:.0f} s in step {point.spec.key}: "
-            "the server is too slow for this horizon (use a longer --horizon), or hangs"
+            f"no request was answered within {point.spec.warm_up + point.spec.seconds:.3g} s in step {point.spec.key}: "
+            f"the server is too slow for so short a step (use a longer {option}), or hangs"
         )
 
 

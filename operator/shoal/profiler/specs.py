@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
+import math
 import re
 from dataclasses import dataclass
 from typing import Any, Final
@@ -109,12 +111,23 @@ class Settings:
     kv_cache_tokens: float | None = None
 
     @property
+    def noise(self) -> float:
+        """Two relative standard errors of a rate, times its root: what one window of a Poisson stream leaves open."""
+        variation = _variation(self.lengths, self.longest)
+        return 2 * math.sqrt((1 + variation**2) / self.horizon)
+
+    @property
     def key(self) -> dict[str, Any]:
         """What must be the same for a journal to be continued; the budget may grow."""
         values = dataclasses.asdict(self)
         for name in ("budget_seconds", "repeats", "probes", "burst", "most_lag_ms", "kv_cache_tokens"):
             del values[name]
         return values
+
+
+@functools.lru_cache(maxsize=64)
+def _variation(lengths: str, longest: int) -> float:
+    return parse_lengths(lengths).variation(longest)
 
 
 _SLO_PARTS: Final = {"ttft": "ttft_ms", "itl": "itl_ms", "p": "percentile"}

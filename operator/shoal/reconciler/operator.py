@@ -387,7 +387,11 @@ def _make_profiler_settings(settings: Settings) -> ProfilerSettings | None:
     if settings.profiler_image is None:
         logger.warning("SHOAL_PROFILER_IMAGE is not set: ProfileRuns are not measured")
         return None
-    return ProfilerSettings(settings.profiler_image, most_lag_ms=settings.profiler_most_lag_ms)
+    return ProfilerSettings(
+        settings.profiler_image,
+        most_lag_ms=settings.profiler_most_lag_ms,
+        shortest_seconds=settings.profiler_shortest_seconds,
+    )
 
 
 def _bracket(address: str) -> str:

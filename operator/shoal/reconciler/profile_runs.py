@@ -28,9 +28,11 @@ from shoal.reconciler.observe import Observer
 from shoal.reconciler.planloop import Planned
 from shoal.reconciler.run_pods import describe_failure, describe_start, is_measuring, pod_of
 from shoal.reconciler.run_room import explain_shortage, observe_room
+from shoal.reconciler.run_skips import skip_needless
 from shoal.reconciler.run_wishes import RunWish, find_unrenderable, read_wish
 from shoal.reconciler.store import Store
 from shoal.reconciler.wishes import engine_class_name
+from shoal.render.claims import runs_mps
 from shoal.render.events import find_events, make_event
 from shoal.render.measurement import MeasurementObjects, ProfilerSettings, as_service
 from shoal.render.names import is_paused
@@ -147,6 +149,10 @@ class ProfileRuns:
         current = next((each for each in context.wish.configurations if each not in context.outcomes), None)
         if current is None:
             await self._writer.delete_measurements(context.namespace, context.item.name, context.item.uid)
+            return context.report(self._now(), **_kept(context.item))
+        needless = skip_needless(current, context.outcomes.values(), mps=runs_mps(context.wish.pool, current))
+        if needless is not None:
+            context.outcomes[current] = needless
             return context.report(self._now(), **_kept(context.item))
         self._refuse_taken_profile(context)
         objects = context.wish.render(current, context.settings)

@@ -39,6 +39,7 @@ class Settings:
     router_image: str | None = None
     profiler_image: str | None = None
     profiler_most_lag_ms: float = 5.0
+    profiler_shortest_seconds: float = 4.0
     prometheus_url: str | None = None
     watch_namespaces: tuple[str, ...] = ()
     json_logs: bool = True
@@ -67,6 +68,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         paused=read.flag("SHOAL_PAUSED"),
         router_image=environment.get("SHOAL_ROUTER_IMAGE") or None,
         profiler_most_lag_ms=read.number("SHOAL_PROFILER_MOST_LAG_MILLISECONDS", 5.0, 1.0, 10_000.0),
+        profiler_shortest_seconds=read.number("SHOAL_PROFILER_SHORTEST_SECONDS", 4.0, 1.0, 60.0),
         profiler_image=environment.get("SHOAL_PROFILER_IMAGE") or None,
         prometheus_url=environment.get("SHOAL_PROMETHEUS_URL") or None,
         watch_namespaces=tuple(sorted(set(environment.get("SHOAL_WATCH_NAMESPACES", "").replace(",", " ").split()))),

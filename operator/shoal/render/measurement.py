@@ -43,11 +43,13 @@ _NO_OBJECTIVE: Final = Objectives(ttft_milliseconds=600_000)
 class ProfilerSettings:
     """The profiler's image and resources.
 
-    Points whose requests were sent later than `most_lag_ms` (p99) do not count: then the clients were measured.
+    Points whose requests were sent later than `most_lag_ms` (p99) do not count: then the clients were measured. However
+    small the budget, every step counts for `shortest_seconds`.
     """
 
     image: str
     most_lag_ms: float = 5.0
+    shortest_seconds: float = 4.0
     cpu: str = "2"
     memory: str = "2Gi"
 
@@ -216,6 +218,7 @@ def _profiler(run: ProfileRun, recipe: Recipe, settings: ProfilerSettings, budge
         budget_seconds=budget,
         most_lag_ms=settings.most_lag_ms,
         message_bytes=message_bytes(engines + 1),
+        shortest_seconds=settings.shortest_seconds,
         subject=run.spec.model.name,
         accelerator=configuration.accelerator,
         parameters=recipe.facts.parameters if recipe.facts is not None else None,

@@ -27,20 +27,25 @@ from shoal.render.words import bounded, clip
 
 Status = dict[str, Any]
 
-FINAL: Final = ("Measured", "Partial", "Failed")
+FINAL: Final = ("Measured", "Partial", "Failed", "Skipped")
 _MOST_RATE: Final = 1e6
 _LONGEST_MESSAGE: Final = 150  # of a configuration; 16 of them fit into the 8 KB of a status
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one configuration, or is becoming of it: a state of the schema. The rate is of all engines."""
+    """What became of one configuration, or is becoming of it: a state of the schema. The rate is of all engines.
+
+    `idle_gap_ms` and `most_running` tell, with the rate, which later configurations need not be measured.
+    """
 
     configuration: Configuration
     state: str = "Waiting"
     points: int | None = None
     rate: float | None = None
     message: str = ""
+    idle_gap_ms: float | None = None
+    most_running: float | None = None
 
     @property
     def is_final(self) -> bool:
@@ -88,7 +93,8 @@ class _Verdict:
 def outcome_of(configuration: Configuration, found: Measurement) -> Outcome:
     """What a result says."""
     message = found.problem if found.state != "Measured" else found.note
-    return Outcome(configuration, found.state, found.points, found.requests_per_second, message)
+    rate, gap, running = found.requests_per_second, found.idle_gap_ms, found.most_running
+    return Outcome(configuration, found.state, found.points, rate, message, gap, running)
 
 
 def outcome_under_way(configuration: Configuration, progress: Progress) -> Outcome:
@@ -117,6 +123,8 @@ def read_outcomes(status: Mapping[str, Any] | None, generation: int, accelerator
                 entry.get("points"),
                 entry.get("requestsPerSecond"),
                 entry.get("message", ""),
+                entry.get("idleGapMilliseconds"),
+                entry.get("mostRunning"),
             )
     return found
 
@@ -193,6 +201,10 @@ def _entry(outcome: Outcome) -> Status:
     if outcome.rate is not None:
         entry["requestsPerSecond"] = bounded(outcome.rate, 0.0, _MOST_RATE)
         entry["requestsPerSecondPerGPU"] = bounded(outcome.rate_per_gpu, 0.0, _MOST_RATE)
+    if outcome.idle_gap_ms is not None:
+        entry["idleGapMilliseconds"] = outcome.idle_gap_ms
+    if outcome.most_running is not None:
+        entry["mostRunning"] = bounded(outcome.most_running, 0.0, _MOST_RATE)
     if outcome.message:
         entry["message"] = clip(outcome.message, _LONGEST_MESSAGE)
     return entry
@@ -241,10 +253,13 @@ def _ready(report: RunReport) -> _Verdict:
 
 def _summarise(report: RunReport) -> _Verdict:
     good = [outcome for outcome in report.outcomes if outcome.state == "Measured"]
-    other = [outcome for outcome in report.outcomes if outcome.state != "Measured"]
+    skipped = [outcome for outcome in report.outcomes if outcome.state == "Skipped"]
+    other = [outcome for outcome in report.outcomes if outcome not in good and outcome not in skipped]
     bad = "; ".join(f"{o.configuration.shape}: {o.state.lower()}, {o.message}" for o in other)
     best = _best(report.outcomes)
     most = f"; {best.configuration.shape} carries most, {best.rate_per_gpu:.4g} requests/s per GPU" if best else ""
+    if skipped:
+        most += f"; skipped as needless: {', '.join(o.configuration.shape for o in skipped)}"
     if not other:
         return _Verdict("True", RunReason.MEASURED, f"{len(good)} measured{most}")
     if all(outcome.state == "Failed" for outcome in other) and not good:
