@@ -232,6 +232,8 @@ class Campaign:
         with self._lock:
             for model, known in self._known.items():
                 newest = {one.candidate: one.measured for one in known}
+                if not newest:  # only asked for so far
+                    continue
                 path = self.out / f"{model.rpartition('/')[2].lower()}.yaml"
                 try:
                     write_profile(path, self._subjects[model], list(newest.values()), self.command)
