@@ -51,7 +51,7 @@ check: setup ## Style, types, layers, generated files
 
 .PHONY: test
 test: check binaries .venv-scan/.ready ## Everything CI runs
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_FLAGS)
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST_FLAGS)
 
 .PHONY: quick
 quick: setup ## The pure tests alone

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -54,6 +55,12 @@ class Pods:
     def log(self, name: str, container: str = "main", **query: str) -> str:
         params = {"container": container, **query}
         return str(self.cluster.request("GET", f"{self.path(name)}/log", params=params)["text"])
+
+    def wait_log(self, name: str, text: str, *, timeout: float = 30.0) -> None:
+        deadline = time.monotonic() + timeout
+        while text not in self.log(name):
+            assert time.monotonic() < deadline, f"{name} did not print {text!r}"
+            time.sleep(0.05)
 
     def delete(self, name: str) -> None:
         self.cluster.request("DELETE", self.path(name))

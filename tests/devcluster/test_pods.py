@@ -163,6 +163,7 @@ def test_grace_ends_with_sigkill(devcluster: DevCluster, pods: Pods) -> None:
                       "while True: time.sleep(60)")  # fmt: skip
     pods.make("stubborn", stubborn, terminationGracePeriodSeconds=1)
     pods.wait_ready("stubborn")
+    pods.wait_log("stubborn", "up")  # before, SIGTERM would find no handler
     began = time.monotonic()
     pods.delete("stubborn")
     devcluster.wait_until_gone(pods.path("stubborn"))

@@ -58,9 +58,9 @@ def test_two_gpus_and_a_batch_that_cannot_be_larger(live_site: Site, tmp_path: P
     (profile,) = site.list("shoal.dev/v1alpha1", "modelprofiles")
     (row,) = profile["spec"]["rows"]
     assert (row["tensorParallel"], row["kvCacheTokens"]) == (2, STARVED_KV)
-    # Preemption and short windows leave the terms wide of the truth, which their errors say.
+    # Preemption and short windows leave the terms wide of the truth, which their errors say, or say are not known.
     within = max(0.1, 2 * row["stepErrors"]["relativeRms"])
-    assert_agrees(row, PAIR, STARVED_KV // (INPUT + OUTPUT), INPUT + OUTPUT, within=within)
+    assert_agrees(row, PAIR, STARVED_KV // (INPUT + OUTPUT), INPUT + OUTPUT, within=within, told=())
     quiet = row["points"][0]["itlMilliseconds"]["mean"]
     assert quiet == pytest.approx(step_ms(PAIR, 2, INPUT + OUTPUT), rel=0.15)
     site.eventually(lambda: not leftovers(site), "Jobs or claims are left", timeout=60)
