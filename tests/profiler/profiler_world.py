@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from e2e.ports import free_port
 from shoal.api.model_profile import Provenance
 from shoal.domain.profile import LengthMix, ModelFacts, Profile, ProfileRow, Source, StepModel
 from shoal.profiler.command import make_parser, run
@@ -71,9 +72,7 @@ def sim_environment(directory: Path, fault: str = "") -> dict[str, str]:
 def sim_server(directory: Path, *, fault: str = "") -> Iterator[SimProcess]:
     """A server of MODEL, by the name `tiny`, that listens."""
     write_truth(directory)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     words = ["--model", MODEL, "--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port)]
     words += ["--max-model-len", "2048"]
     process = subprocess.Popen(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +18,7 @@ import yaml
 
 from e2e.devcluster import DevCluster
 from e2e.devcluster.client import ApiError
+from e2e.ports import free_port
 from e2e.tools import helm_binary
 
 Object = dict[str, Any]
@@ -246,15 +245,6 @@ def _render(namespace: str) -> str:
 
 def render_chart(namespace: str) -> list[Object]:
     return [manifest for manifest in yaml.safe_load_all(_render(namespace)) if manifest]
-
-
-_ports = itertools.count()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def redirect(kubeconfig: Path, server: str) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import aiohttp
 
+from e2e.ports import free_port
 from shoal.api.model_profile import Provenance
 from shoal.domain.profile import LengthMix, ModelFacts, Profile, ProfileRow, Source, StepModel
 from shoal.sim.profile_files import render_profile
@@ -49,12 +49,6 @@ def write_profile(directory: Path, profile: Profile = PROFILE, **row: object) ->
     changed = replace(profile, rows=(replace(profile.rows[0], **row),))  # type: ignore[arg-type]
     (directory / f"{profile.name}.yaml").write_text(render_profile(changed, Provenance(tool="test"), "for a test"))
     return directory
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass
