@@ -229,6 +229,7 @@ class TestManual:
         decision = self.decide(ManualPlan(5, "h100"), gpus=gpus, limits=Limits(1, limit))
         assert decision.binding is binding
         assert decision.plan.gpus == min(gpus, limit or 8)
+        assert decision.explanation.message.startswith("needs 5 ")
 
     def test_zero_stops_the_service(self):
         decision = self.decide(ManualPlan(0), (make_variant(place(), 2),))

@@ -120,7 +120,7 @@ def test_the_last_gpu_is_spent_once(live_site: Site) -> None:
     status = site.wait_for_status(
         "second", lambda found: (found.get("plan") or {}).get("bindingConstraint") == "Stock", timeout=60
     )["status"]
-    assert "3" in condition(status, "Degraded")["message"]
+    assert f"needs 3 {site.pool}; 4 exist: " in condition(status, "Degraded")["message"]
     wait_until_ready(site, "second", 1)
     desired = {name: [v["spec"]["replicas"] for v in site.variants(name)] for name in ("first", "second")}
     assert desired == {"first": [3], "second": [1]}

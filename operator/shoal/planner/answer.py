@@ -31,6 +31,7 @@ from shoal.planner.curves import KNEE
 from shoal.planner.explain import Holding
 from shoal.planner.frontier import Offer
 from shoal.planner.ledger import UNBOUNDED, PoolRoom, Room, padded_size
+from shoal.planner.manual import choose_manually
 from shoal.planner.rollout import Rollout
 from shoal.planner.sizing import size, total_cost, total_gpus, total_rate
 from shoal.planner.stabilise import Choice
@@ -316,9 +317,12 @@ def _obstacle(assessment: Assessment) -> Binding:
 
 
 def _needed_gpus(assessment: Assessment) -> int | None:
-    """GPUs the demand needs if there were enough of all; None when that cannot be said."""
+    """GPUs the demand, or a person, needs if there were enough of all; None when that cannot be said."""
     open_pool = PoolRoom(UNBOUNDED, groups=(UNBOUNDED, UNBOUNDED, UNBOUNDED, UNBOUNDED))
     room = Room(dict.fromkeys(assessment.pools, open_pool))
+    service = assessment.service
+    if service.mode is Mode.MANUAL and service.manual is not None:
+        return total_gpus(choose_manually(service.manual, assessment.present, assessment.fleets, room).counts)
     rate = (assessment.demand or NO_DEMAND).forecast
     sized = size(assessment.fleets, rate, assessment.least, room)
     return total_gpus(sized.counts) if sized.enough else None
