@@ -162,7 +162,7 @@ def _fill(
         need = max(fleet.need(rate - others), least - spare)
         if need > had:
             counts[placement] = had + min(need - had, room.most(placement, counts))
-        if _is_enough(counts, fleets, rate, least):
+        if _is_enough(counts, total_rate(counts, fleets), rate, least):
             break
     return sized(counts, fleets, rate, least)
 
@@ -171,12 +171,11 @@ def sized(counts: Mapping[Placement, int], fleets: Fleets, rate: float, least: i
     """These replicas, with what they carry and cost, and whether that is enough."""
     kept = {placement: count for placement, count in sorted(counts.items()) if count > 0}
     carried = total_rate(kept, fleets)
-    enough = carried >= rate * ENOUGH and sum(kept.values()) >= least
-    return Sized(kept, carried, total_cost(kept, fleets), enough)
+    return Sized(kept, carried, total_cost(kept, fleets), _is_enough(kept, carried, rate, least))
 
 
-def _is_enough(counts: Mapping[Placement, int], fleets: Fleets, rate: float, least: int) -> bool:
-    return total_rate(counts, fleets) >= rate * ENOUGH and sum(counts.values()) >= least
+def _is_enough(counts: Mapping[Placement, int], carried: float, rate: float, least: int) -> bool:
+    return carried >= rate * ENOUGH and sum(counts.values()) >= least
 
 
 def _best(candidates: Iterable[Sized]) -> Sized | None:
